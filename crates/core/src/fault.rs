@@ -1,0 +1,376 @@
+//! What a guest did wrong, from vector, error code and address.
+//!
+//! The supervisor reports exceptions as the CPU raises them. [`Fault::classify`] turns one into a
+//! [`FaultKind`], with the help of the layout (what lies at the address?) and of the instruction
+//! (was it `hlt` or `out`?). The instruction bytes are the guest's and may be anything; they decide
+//! only how the fault is called, never what happens next.
+
+use std::fmt;
+
+use crate::layout::{Layout, RegionKind};
+use crate::registers::Registers;
+use crate::symbols::Symbol;
+
+/// Exception vectors.
+mod vector {
+    pub(super) const DIVIDE: u8 = 0;
+    pub(super) const DEBUG: u8 = 1;
+    pub(super) const BREAKPOINT: u8 = 3;
+    pub(super) const INVALID_OPCODE: u8 = 6;
+    pub(super) const DOUBLE: u8 = 8;
+    pub(super) const STACK_SEGMENT: u8 = 12;
+    pub(super) const PROTECTION: u8 = 13;
+    pub(super) const PAGE: u8 = 14;
+    pub(super) const X87: u8 = 16;
+    pub(super) const ALIGNMENT: u8 = 17;
+    pub(super) const SIMD: u8 = 19;
+}
+
+/// Page-fault error code: the page is mapped.
+const PF_PRESENT: u64 = 1 << 0;
+/// Page-fault error code: it was a write.
+const PF_WRITE: u64 = 1 << 1;
+/// Page-fault error code: it was an instruction fetch.
+const PF_FETCH: u64 = 1 << 4;
+/// Error code of #GP: it concerns an entry of the IDT.
+const GP_IDT: u64 = 1 << 1;
+/// Length of the `syscall` instruction.
+const SYSCALL_LENGTH: u64 = 2;
+
+/// How memory was used when a fault occurred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// It was read.
+    Read,
+    /// It was written.
+    Write,
+    /// It was jumped to.
+    Execute,
+}
+
+/// What the guest did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// It used an address in the first 64 KiB.
+    NullDereference(Access),
+    /// It ran into the unmapped pages below its stack.
+    StackOverflow,
+    /// It wrote to its constants, its code, relocated read-only data, or the incoming buffer.
+    WriteToReadOnly,
+    /// It jumped to memory that is not code: heap, stack or data.
+    ExecuteData(RegionKind),
+    /// It used memory of the supervisor.
+    Supervisor(Access),
+    /// It used the page tables' memory.
+    PageTables(Access),
+    /// It used an address at which nothing is.
+    Unmapped(Access),
+    /// It divided by zero, or a quotient did not fit.
+    DivideError,
+    /// It executed what is no instruction, or `ud2` (which compilers emit where code can't go on).
+    InvalidOpcode,
+    /// It executed an instruction that ring 3 may not.
+    PrivilegedInstruction,
+    /// It executed `hlt`.
+    Halt,
+    /// It read or wrote an I/O port that it may not.
+    ForbiddenPort,
+    /// It executed `int n`, or an instruction that works like one.
+    SoftwareInterrupt(u8),
+    /// It executed `syscall`.
+    Syscall,
+    /// A debug exception: single-stepping or a hardware breakpoint.
+    Debug,
+    /// It used a non-canonical address, or broke another rule of the architecture.
+    GeneralProtection,
+    /// A misaligned access with alignment checks on.
+    Misaligned,
+    /// An unmasked floating-point exception.
+    FloatingPoint,
+    /// Any other exception.
+    Other,
+}
+
+/// An exception as the supervisor reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exception {
+    /// The vector.
+    pub vector: u8,
+    /// The error code; 0 for vectors without one.
+    pub error_code: u64,
+    /// The address, for a page fault.
+    pub address: Option<u64>,
+    /// The guest's registers at the faulting instruction.
+    pub registers: Registers,
+}
+
+/// A fault, with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// What the guest did.
+    pub kind: FaultKind,
+    /// The exception vector.
+    pub vector: u8,
+    /// The error code; 0 for vectors without one.
+    pub error_code: u64,
+    /// The address that was used, for page faults.
+    pub address: Option<u64>,
+    /// Address of the faulting instruction.
+    pub rip: u64,
+    /// The function it lies in, where the guest's file has symbols.
+    pub symbol: Option<Symbol>,
+    /// All registers at that instruction.
+    pub registers: Registers,
+}
+
+impl Fault {
+    /// Says what the guest did. `code` is what stands at the instruction pointer, as far as it can
+    /// be read; `syscall_entry` is the address that `syscall` jumps to.
+    pub fn classify(
+        exception: &Exception,
+        layout: &Layout,
+        code: &[u8],
+        syscall_entry: u64,
+    ) -> FaultKind {
+        match exception.vector {
+            vector::DIVIDE => FaultKind::DivideError,
+            // Where `int1` is a fault and not a trap, RIP is still at it.
+            vector::DEBUG if code.first() == Some(&0xf1) => FaultKind::SoftwareInterrupt(1),
+            vector::DEBUG => FaultKind::Debug,
+            vector::BREAKPOINT => FaultKind::SoftwareInterrupt(3),
+            vector::INVALID_OPCODE => match Instruction::decode(code) {
+                Instruction::Privileged => FaultKind::PrivilegedInstruction,
+                Instruction::Syscall => FaultKind::Syscall,
+                _ => FaultKind::InvalidOpcode,
+            },
+            vector::PROTECTION => protection_fault(exception, code),
+            vector::STACK_SEGMENT | vector::DOUBLE => FaultKind::GeneralProtection,
+            vector::PAGE => page_fault(exception, layout, syscall_entry),
+            vector::ALIGNMENT => FaultKind::Misaligned,
+            vector::X87 | vector::SIMD => FaultKind::FloatingPoint,
+            _ => FaultKind::Other,
+        }
+    }
+}
+
+fn protection_fault(exception: &Exception, code: &[u8]) -> FaultKind {
+    if exception.error_code & GP_IDT != 0 {
+        // A gate that ring 3 may not use: the vector stands in the error code.
+        let vector = exception.error_code >> 3 & 0xff;
+        return FaultKind::SoftwareInterrupt(vector.try_into().unwrap_or(u8::MAX));
+    }
+    match Instruction::decode(code) {
+        Instruction::Halt => FaultKind::Halt,
+        Instruction::Port => FaultKind::ForbiddenPort,
+        Instruction::Interrupt(vector) => FaultKind::SoftwareInterrupt(vector),
+        Instruction::Privileged => FaultKind::PrivilegedInstruction,
+        Instruction::Syscall | Instruction::Other => FaultKind::GeneralProtection,
+    }
+}
+
+fn page_fault(exception: &Exception, layout: &Layout, syscall_entry: u64) -> FaultKind {
+    let code = exception.error_code;
+    let address = exception.address.unwrap_or_default();
+    let access = if code & PF_FETCH != 0 {
+        Access::Execute
+    } else if code & PF_WRITE != 0 {
+        Access::Write
+    } else {
+        Access::Read
+    };
+    // Where `syscall` does not enter ring 0, it arrives as a jump to its entry, which leaves the
+    // return address in RCX. A jump there by hand looks the same; it is as forbidden.
+    if access == Access::Execute && address == syscall_entry && exception.registers.rip == address {
+        let from = exception.registers.rcx.wrapping_sub(SYSCALL_LENGTH);
+        if layout.region_at(from).is_some_and(|region| region.kind == RegionKind::Code) {
+            return FaultKind::Syscall;
+        }
+    }
+    let Some(region) = layout.region_at(address) else { return FaultKind::Unmapped(access) };
+    match region.kind {
+        RegionKind::Null => FaultKind::NullDereference(access),
+        RegionKind::StackGuard => FaultKind::StackOverflow,
+        RegionKind::Supervisor => FaultKind::Supervisor(access),
+        RegionKind::PageTables => FaultKind::PageTables(access),
+        kind if code & PF_PRESENT != 0 => match access {
+            Access::Execute => FaultKind::ExecuteData(kind),
+            Access::Write => FaultKind::WriteToReadOnly,
+            Access::Read => FaultKind::Other,
+        },
+        _ => FaultKind::Unmapped(access),
+    }
+}
+
+/// What an instruction is, as far as it matters for a fault's name.
+#[derive(Debug, PartialEq, Eq)]
+enum Instruction {
+    Halt,
+    Port,
+    Interrupt(u8),
+    Privileged,
+    Syscall,
+    Other,
+}
+
+impl Instruction {
+    fn decode(code: &[u8]) -> Instruction {
+        const PREFIXES: [u8; 11] =
+            [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3];
+        let prefixes = code.iter().take(14).take_while(|byte| PREFIXES.contains(byte)).count();
+        let mut rest = &code[prefixes..];
+        if let Some((0x40..=0x4f, after)) = rest.split_first() {
+            rest = after;
+        }
+        match *rest {
+            [0xf4, ..] => Instruction::Halt,
+            [0x6c..=0x6f | 0xe4..=0xe7 | 0xec..=0xef, ..] => Instruction::Port,
+            [0xcd, vector, ..] => Instruction::Interrupt(vector),
+            [0xcc, ..] => Instruction::Interrupt(3),
+            [0xf1, ..] => Instruction::Interrupt(1),
+            // cli, sti
+            [0xfa | 0xfb, ..] => Instruction::Privileged,
+            [0x0f, 0x05, ..] => Instruction::Syscall,
+            // lgdt, lmsw, invlpg, swapgs and their like; lldt, ltr; clts, sysret, invd, wbinvd;
+            // moves to and from control and debug registers; wrmsr, rdmsr, rdpmc; sysexit.
+            [
+                0x0f,
+                0x00 | 0x01 | 0x06..=0x09 | 0x20..=0x23 | 0x30 | 0x32 | 0x33 | 0x34 | 0x35,
+                ..,
+            ] => Instruction::Privileged,
+            // invpcid, invept, invvpid
+            [0x0f, 0x38, 0x80..=0x82, ..] => Instruction::Privileged,
+            // xsaves, xrstors
+            [0x0f, 0xc7, modrm, ..] if matches!(modrm >> 3 & 7, 3 | 5) => Instruction::Privileged,
+            _ => Instruction::Other,
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::Execute => "jump",
+        })
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = |kind: &RegionKind| match kind {
+            RegionKind::Heap => "the heap",
+            RegionKind::Stack => "the stack",
+            RegionKind::Data | RegionKind::ReadOnlyData => "data",
+            _ => "the mailbox",
+        };
+        match self {
+            FaultKind::NullDereference(access) => write!(f, "null pointer dereference ({access})"),
+            FaultKind::StackOverflow => f.write_str("stack overflow"),
+            FaultKind::WriteToReadOnly => f.write_str("write to read-only memory"),
+            FaultKind::ExecuteData(kind) => write!(f, "jump to non-executable {}", place(kind)),
+            FaultKind::Supervisor(access) => {
+                write!(f, "forbidden access to the supervisor ({access})")
+            }
+            FaultKind::PageTables(access) => {
+                write!(f, "forbidden access to the page tables ({access})")
+            }
+            FaultKind::Unmapped(access) => write!(f, "access to unmapped memory ({access})"),
+            FaultKind::DivideError => f.write_str("division by zero or overflow"),
+            FaultKind::InvalidOpcode => f.write_str("invalid instruction"),
+            FaultKind::PrivilegedInstruction => f.write_str("privileged instruction"),
+            FaultKind::Halt => f.write_str("`hlt` instruction"),
+            FaultKind::ForbiddenPort => f.write_str("access to a forbidden I/O port"),
+            FaultKind::SoftwareInterrupt(vector) => write!(f, "software interrupt {vector:#x}"),
+            FaultKind::Syscall => f.write_str("`syscall` instruction"),
+            FaultKind::Debug => f.write_str("debug exception"),
+            FaultKind::GeneralProtection => f.write_str("general protection fault"),
+            FaultKind::Misaligned => f.write_str("misaligned access"),
+            FaultKind::FloatingPoint => f.write_str("floating-point exception"),
+            FaultKind::Other => f.write_str("processor exception"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at rip {:#x}", self.kind, self.rip)?;
+        if let Some(symbol) = &self.symbol {
+            write!(f, " ({symbol})")?;
+        }
+        if let Some(address) = self.address {
+            write!(f, ", address {address:#x}")?;
+        }
+        write!(f, ", vector {}, error code {:#x}", self.vector, self.error_code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::tests::{SMALL, program};
+    use crate::layout::Limits;
+
+    fn layout() -> Layout {
+        let limits = Limits { heap: 1 << 20, stack: 1 << 20, incoming: 1 << 20, outgoing: 1 << 20 };
+        Layout::new(&program(&SMALL), limits, 1).unwrap()
+    }
+
+    const ENTRY: u64 = 0x7f_c000_0100;
+
+    fn kind(vector: u8, error_code: u64, code: &[u8]) -> FaultKind {
+        let exception =
+            Exception { vector, error_code, address: None, registers: Registers::default() };
+        Fault::classify(&exception, &layout(), code, ENTRY)
+    }
+
+    fn page(address: u64, error_code: u64, rip: u64, rcx: u64) -> FaultKind {
+        let registers = Registers { rip, rcx, ..Registers::default() };
+        let exception = Exception { vector: 14, error_code, address: Some(address), registers };
+        Fault::classify(&exception, &layout(), &[], ENTRY)
+    }
+
+    #[test]
+    fn general_protection_is_told_apart_by_the_instruction() {
+        assert_eq!(kind(13, 0, &[0xf4]), FaultKind::Halt);
+        assert_eq!(kind(13, 0, &[0xe6, 0x80]), FaultKind::ForbiddenPort);
+        assert_eq!(kind(13, 0, &[0x66, 0xef]), FaultKind::ForbiddenPort);
+        assert_eq!(kind(13, 0, &[0xf3, 0x48, 0x6e]), FaultKind::ForbiddenPort);
+        assert_eq!(kind(13, 0, &[0xcd, 0x80]), FaultKind::SoftwareInterrupt(0x80));
+        assert_eq!(kind(13, 0x80 * 8 + 2, &[0x90]), FaultKind::SoftwareInterrupt(0x80));
+        assert_eq!(kind(13, 0, &[0x0f, 0x22, 0xd8]), FaultKind::PrivilegedInstruction);
+        assert_eq!(kind(13, 0, &[0x8b, 0x00]), FaultKind::GeneralProtection);
+        assert_eq!(kind(13, 0, &[]), FaultKind::GeneralProtection);
+        assert_eq!(kind(13, 0, &[0x66; 15]), FaultKind::GeneralProtection);
+    }
+
+    #[test]
+    fn page_faults_are_told_apart_by_the_region() {
+        let layout = layout();
+        let at = |kind| layout.region(kind).start.0;
+        assert_eq!(page(0x10, 4, 0, 0), FaultKind::NullDereference(Access::Read));
+        assert_eq!(page(0, 0x14, 0, 0), FaultKind::NullDereference(Access::Execute));
+        assert_eq!(page(at(RegionKind::StackGuard) + 9, 6, 0, 0), FaultKind::StackOverflow);
+        assert_eq!(page(at(RegionKind::Code), 7, 0, 0), FaultKind::WriteToReadOnly);
+        assert_eq!(
+            page(at(RegionKind::Heap), 0x15, 0, 0),
+            FaultKind::ExecuteData(RegionKind::Heap)
+        );
+        assert_eq!(page(at(RegionKind::PageTables), 5, 0, 0), FaultKind::PageTables(Access::Read));
+        assert_eq!(
+            page(at(RegionKind::Supervisor), 0x15, 0, 0),
+            FaultKind::Supervisor(Access::Execute)
+        );
+        assert_eq!(page(u64::MAX, 4, 0, 0), FaultKind::Unmapped(Access::Read));
+    }
+
+    #[test]
+    fn a_syscall_is_known_by_its_entry_and_return_address() {
+        let code = layout().region(RegionKind::Code).start.0;
+        assert_eq!(page(ENTRY, 0x15, ENTRY, code + 10), FaultKind::Syscall);
+        assert_eq!(page(ENTRY, 0x15, ENTRY, 0), FaultKind::Supervisor(Access::Execute));
+        assert_eq!(page(ENTRY, 5, ENTRY, code + 10), FaultKind::Supervisor(Access::Read));
+    }
+}

@@ -1,0 +1,27 @@
+//! Glowbox's pure logic: what can be decided without a hypervisor.
+//!
+//! - [`elf`]: a guest's file, checked once and for all;
+//! - [`layout`]: where everything lies in guest memory;
+//! - [`paging`]: page tables, built into a byte slice;
+//! - [`load`]: the initial contents of guest memory;
+//! - [`signature`]: when a host's idea of a function agrees with the guest's;
+//! - [`mail`]: messages from the guest, checked;
+//! - [`fault`]: what a guest did wrong, from vector, error code and address;
+//! - [`registers`]: what a vCPU holds;
+//! - [`symbols`]: which function an address lies in.
+//!
+//! The crate holds no `unsafe` and does no input or output, so all of it can be tested, fuzzed and
+//! run under an interpreter without `/dev/kvm`.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod elf;
+pub mod fault;
+pub mod layout;
+pub mod load;
+pub mod mail;
+pub mod paging;
+pub mod registers;
+pub mod signature;
+pub mod symbols;

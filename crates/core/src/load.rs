@@ -1,0 +1,149 @@
+//! The initial contents of guest memory: page tables, program, stack, mailbox.
+//!
+//! Every guest starts as a Linux process does: at its entry point, with a System V initial stack
+//! (arguments, environment, auxiliary vector). One private auxiliary entry,
+//! [`glowbox_abi::AT_GLOWBOX`], points to the mailbox's control page; a program that does not know
+//! Glowbox ignores it.
+
+use glowbox_abi::mailbox::{BOOT_INFO_OFFSET, BootInfo};
+use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
+
+use crate::address::{Gpa, Gva, PAGE_SIZE};
+use crate::elf::Program;
+use crate::layout::{Layout, PAGE_TABLES_GPA, RegionKind};
+use crate::paging;
+
+/// Entries of the auxiliary vector, by their System V numbers.
+mod aux {
+    pub(super) const NULL: u64 = 0;
+    pub(super) const PHDR: u64 = 3;
+    pub(super) const PHENT: u64 = 4;
+    pub(super) const PHNUM: u64 = 5;
+    pub(super) const PAGESZ: u64 = 6;
+    pub(super) const ENTRY: u64 = 9;
+    pub(super) const RANDOM: u64 = 25;
+}
+
+/// What a guest is started with, besides its program.
+#[derive(Debug, Clone)]
+pub struct Start<'a> {
+    /// `argv[0]`.
+    pub name: &'a str,
+    /// Random bytes for the guest (`AT_RANDOM`).
+    pub random: [u8; 16],
+    /// Most verbose log level the host wants: 0 (nothing) to 5 (trace).
+    pub log_level: u32,
+    /// Bytes of text the host accepts in one log record.
+    pub log_text_limit: u64,
+}
+
+/// Where a loaded guest starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// First instruction.
+    pub rip: Gva,
+    /// Initial stack pointer.
+    pub rsp: Gva,
+}
+
+/// Writes everything that a guest needs into its memory, which must read as zero and be
+/// `layout.size()` bytes.
+///
+/// # Panics
+///
+/// If the memory is smaller than the layout, or the layout is another program's.
+pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Entry {
+    let tables = range(layout.memory(RegionKind::PageTables));
+    paging::build(&layout.mappings(), &mut memory[tables], PAGE_TABLES_GPA)
+        .expect("the layout counted its tables");
+    segments(program, layout, memory);
+    relocate(program, layout, memory);
+    boot_info(layout, start, memory);
+    let rip = Gva(program.entry().wrapping_add(layout.load_base()));
+    Entry { rip, rsp: initial_stack(program, layout, start, memory) }
+}
+
+fn range(range: std::ops::Range<u64>) -> std::ops::Range<usize> {
+    index(range.start)..index(range.end)
+}
+
+fn index(value: u64) -> usize {
+    usize::try_from(value).expect("guest memory fits the address space")
+}
+
+/// Offset into guest memory of a program's address.
+fn place(layout: &Layout, address: u64) -> usize {
+    let Gpa(gpa) = layout
+        .translate(address.wrapping_add(layout.load_base()))
+        .expect("a checked program's addresses lie in its layout");
+    index(gpa)
+}
+
+fn segments(program: &Program, layout: &Layout, memory: &mut [u8]) {
+    for segment in program.segments() {
+        let bytes = &program.bytes()[segment.file.clone()];
+        // A segment's pages follow each other in guest memory, RELRO or not.
+        if !bytes.is_empty() {
+            let at = place(layout, segment.address);
+            memory[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+}
+
+fn relocate(program: &Program, layout: &Layout, memory: &mut [u8]) {
+    for (target, addend) in program.relocations() {
+        let value = layout.load_base().wrapping_add_signed(addend);
+        let at = place(layout, target);
+        memory[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+fn boot_info(layout: &Layout, start: &Start<'_>, memory: &mut [u8]) {
+    let address = |kind| layout.region(kind).start.0;
+    let limits = layout.limits();
+    let info = BootInfo {
+        abi_version: ABI_VERSION,
+        log_level: start.log_level,
+        incoming_address: address(RegionKind::Incoming),
+        incoming_size: limits.incoming,
+        outgoing_address: address(RegionKind::Outgoing),
+        outgoing_size: limits.outgoing,
+        heap_address: address(RegionKind::Heap),
+        heap_size: limits.heap,
+        log_text_limit: start.log_text_limit,
+        reserved: 0,
+    };
+    let at = index(layout.memory(RegionKind::Control).start) + BOOT_INFO_OFFSET;
+    memory[at..at + BootInfo::SIZE].copy_from_slice(&info.to_bytes());
+}
+
+/// Writes the System V initial stack and returns the stack pointer.
+fn initial_stack(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Gva {
+    let stack = layout.region(RegionKind::Stack);
+    let top = stack.end().0;
+    // Strings and random bytes first, at the very top; names are cut to stay within one page.
+    let name = &start.name.as_bytes()[..start.name.len().min(256)];
+    let name_address = top - 8 - name.len() as u64 - 1;
+    let random_address = (name_address - 16) & !15;
+    let mut words = vec![1, name_address, 0, 0];
+    if let Some((headers, count)) = program.headers() {
+        let headers = headers.wrapping_add(layout.load_base());
+        words.extend([aux::PHDR, headers, aux::PHENT, 56, aux::PHNUM, u64::from(count)]);
+    }
+    let entry = program.entry().wrapping_add(layout.load_base());
+    words.extend([aux::PAGESZ, PAGE_SIZE, aux::ENTRY, entry, aux::RANDOM, random_address]);
+    words.extend([AT_GLOWBOX, layout.region(RegionKind::Control).start.0, aux::NULL, 0]);
+    let pointer = (random_address - 8 * words.len() as u64) & !15;
+
+    let base = layout.memory(RegionKind::Stack).start;
+    let mut write = |address: u64, bytes: &[u8]| {
+        let at = index(base + (address - stack.start.0));
+        memory[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    write(name_address, name);
+    write(random_address, &start.random);
+    for (index, word) in words.iter().enumerate() {
+        write(pointer + 8 * index as u64, &word.to_le_bytes());
+    }
+    Gva(pointer)
+}

@@ -1,0 +1,355 @@
+//! Page tables for 4-level x86-64 paging, built on the host into a byte slice.
+//!
+//! Every entry is written with its accessed bit, and every writable leaf with its dirty bit, set:
+//! the CPU then never writes to a table, so tables stay shared between copies of a memory image.
+//! Large pages are used where both addresses allow; a heap of gigabytes costs a handful of tables.
+
+use crate::address::{Gpa, Gva, LARGE_PAGE_SIZE, PAGE_SIZE, Protection};
+
+const PRESENT: u64 = 1 << 0;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const NO_EXECUTE: u64 = 1 << 63;
+/// The bits of an entry that hold an address.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Bytes in a page, as an index type.
+const PAGE: usize = 4096;
+/// Levels of tables, and the address bits that each resolves.
+const LEVELS: u32 = 4;
+const LEVEL_BITS: u32 = 9;
+const PAGE_BITS: u32 = 12;
+
+/// Who may use a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Privilege {
+    /// Ring 3 and ring 0.
+    User,
+    /// Ring 0 only.
+    Supervisor,
+}
+
+/// One stretch of guest-virtual addresses and the guest-physical memory behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mapping {
+    /// Where it starts for guest code; page-aligned.
+    pub gva: Gva,
+    /// Where it starts in guest memory; page-aligned.
+    pub gpa: Gpa,
+    /// Bytes; a multiple of the page size.
+    pub length: u64,
+    /// What may be done with it.
+    pub protection: Protection,
+    /// Who may do it.
+    pub privilege: Privilege,
+}
+
+/// Why page tables could not be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PagingError {
+    /// A mapping's address or length is not a multiple of the page size, or wraps.
+    #[error("the mapping of {length:#x} bytes at {gva} to {gpa} is not made of whole pages")]
+    Misaligned {
+        /// Guest-virtual start.
+        gva: Gva,
+        /// Guest-physical start.
+        gpa: Gpa,
+        /// Bytes.
+        length: u64,
+    },
+    /// Two mappings want the same page.
+    #[error("{gva} is mapped twice")]
+    Overlap {
+        /// The page.
+        gva: Gva,
+    },
+    /// The slice is too small for the tables.
+    #[error("page tables need more than {pages} pages")]
+    Full {
+        /// Pages in the slice.
+        pages: usize,
+    },
+}
+
+/// How many pages the tables for these mappings take.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn table_pages(mappings: &[Mapping]) -> Result<usize, PagingError> {
+    // A table with entries on level n covers one aligned stretch of 2^(12 + 9(n + 1)) bytes, so
+    // the tables are the distinct stretches that mappings lie in.
+    let mut stretches = Vec::new();
+    for mapping in mappings {
+        for piece in pieces(mapping)? {
+            let (first, last) = (piece.gva.0, piece.gva.0 + (piece.length - 1));
+            for level in piece.level..LEVELS {
+                let shift = PAGE_BITS + LEVEL_BITS * (level + 1);
+                stretches.extend((first >> shift..=last >> shift).map(|index| (level, index)));
+            }
+        }
+    }
+    stretches.sort_unstable();
+    stretches.dedup();
+    // The root exists even when nothing is mapped.
+    Ok(stretches.len().max(1))
+}
+
+/// Builds page tables for `mappings` into `tables`, the guest memory from `base` on. The root is
+/// the first page, so `base` is what belongs in CR3.
+///
+/// # Errors
+///
+/// [`PagingError`]; `tables` is then half-written.
+pub fn build(mappings: &[Mapping], tables: &mut [u8], base: Gpa) -> Result<(), PagingError> {
+    let mut builder = Builder { tables, base, used: 1 };
+    if builder.tables.len() < PAGE {
+        return Err(PagingError::Full { pages: 0 });
+    }
+    builder.tables[..PAGE].fill(0);
+    for mapping in mappings {
+        for piece in pieces(mapping)? {
+            builder.map(mapping, piece)?;
+        }
+    }
+    Ok(())
+}
+
+/// A part of a mapping whose leaves all stand on one level.
+struct Piece {
+    gva: Gva,
+    gpa: Gpa,
+    length: u64,
+    level: u32,
+}
+
+/// Cuts a mapping into small pages, large pages, small pages.
+fn pieces(mapping: &Mapping) -> Result<Vec<Piece>, PagingError> {
+    let Mapping { gva, gpa, length, .. } = *mapping;
+    let wraps = gva.0.checked_add(length).is_none() || gpa.0.checked_add(length).is_none();
+    let whole = gva.is_aligned(PAGE_SIZE) && gpa.is_aligned(PAGE_SIZE) && length % PAGE_SIZE == 0;
+    if wraps || !whole || (gpa.0 + length) & !(ADDRESS | (PAGE_SIZE - 1)) != 0 {
+        return Err(PagingError::Misaligned { gva, gpa, length });
+    }
+    let end = gva.0 + length;
+    let same_phase = (gva.0 ^ gpa.0) & (LARGE_PAGE_SIZE - 1) == 0;
+    let first_large = gva.0.next_multiple_of(LARGE_PAGE_SIZE);
+    let last_large = end & !(LARGE_PAGE_SIZE - 1);
+    let bounds = if same_phase && first_large < last_large {
+        [(gva.0, first_large, 0), (first_large, last_large, 1), (last_large, end, 0)]
+    } else {
+        [(gva.0, end, 0), (end, end, 0), (end, end, 0)]
+    };
+    Ok(bounds
+        .into_iter()
+        .filter(|(from, to, _)| from < to)
+        .map(|(from, to, level)| Piece {
+            gva: Gva(from),
+            gpa: gpa.offset(from - gva.0),
+            length: to - from,
+            level,
+        })
+        .collect())
+}
+
+struct Builder<'a> {
+    tables: &'a mut [u8],
+    base: Gpa,
+    /// Pages in use.
+    used: usize,
+}
+
+impl Builder<'_> {
+    fn map(&mut self, mapping: &Mapping, piece: Piece) -> Result<(), PagingError> {
+        let size = PAGE_SIZE << (LEVEL_BITS * piece.level);
+        let mut leaf = PRESENT | ACCESSED;
+        if mapping.privilege == Privilege::User {
+            leaf |= USER;
+        }
+        match mapping.protection {
+            Protection::Read => leaf |= NO_EXECUTE,
+            Protection::ReadWrite => leaf |= NO_EXECUTE | WRITABLE | DIRTY,
+            Protection::ReadExecute => {}
+        }
+        if piece.level > 0 {
+            leaf |= LARGE;
+        }
+        let mut done = 0;
+        while done < piece.length {
+            let gva = piece.gva.offset(done);
+            let table = self.table_for(gva, piece.level)?;
+            // Fill this table as far as the piece goes: one walk a table, not one a page.
+            let mut index = index_at(gva, piece.level);
+            while index < 512 && done < piece.length {
+                let slot = table + index * 8;
+                if self.entry(slot) != 0 {
+                    return Err(PagingError::Overlap { gva: piece.gva.offset(done) });
+                }
+                self.set(slot, piece.gpa.offset(done).0 | leaf);
+                index += 1;
+                done += size;
+            }
+        }
+        Ok(())
+    }
+
+    /// Offset of the table whose entries stand on `level` and cover `gva`; made where missing.
+    fn table_for(&mut self, gva: Gva, level: u32) -> Result<usize, PagingError> {
+        let mut table = 0;
+        for above in (level + 1..LEVELS).rev() {
+            let slot = table + index_at(gva, above) * 8;
+            let entry = self.entry(slot);
+            if entry & LARGE != 0 {
+                return Err(PagingError::Overlap { gva });
+            }
+            table = if entry == 0 { self.add_table(slot)? } else { self.offset_of(entry) };
+        }
+        Ok(table)
+    }
+
+    /// Adds an empty table and lets the entry at `slot` point to it. Rights are decided by the
+    /// leaf alone: the tables above allow everything.
+    fn add_table(&mut self, slot: usize) -> Result<usize, PagingError> {
+        let table = self.used * PAGE;
+        let full = PagingError::Full { pages: self.tables.len() / PAGE };
+        self.tables.get_mut(table..table + PAGE).ok_or(full)?.fill(0);
+        self.used += 1;
+        let address = self.base.offset(table as u64).0;
+        self.set(slot, address | PRESENT | WRITABLE | USER | ACCESSED);
+        Ok(table)
+    }
+
+    fn offset_of(&self, entry: u64) -> usize {
+        usize::try_from((entry & ADDRESS) - self.base.0).expect("tables lie in the slice")
+    }
+
+    fn entry(&self, slot: usize) -> u64 {
+        let bytes = self.tables[slot..].first_chunk().expect("slots lie in a table");
+        u64::from_le_bytes(*bytes)
+    }
+
+    fn set(&mut self, slot: usize, entry: u64) {
+        self.tables[slot..slot + 8].copy_from_slice(&entry.to_le_bytes());
+    }
+}
+
+fn index_at(gva: Gva, level: u32) -> usize {
+    let index = gva.0 >> (PAGE_BITS + LEVEL_BITS * level) & 0x1ff;
+    usize::try_from(index).expect("nine bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Walks the tables as the CPU would: physical address and rights, or nothing.
+    fn walk(tables: &[u8], base: Gpa, gva: u64) -> Option<(u64, Protection, Privilege)> {
+        let mut table = 0;
+        for level in (0..4).rev() {
+            let slot = table + index_at(Gva(gva), level) * 8;
+            let entry = u64::from_le_bytes(*tables[slot..].first_chunk().unwrap());
+            if entry & PRESENT == 0 {
+                return None;
+            }
+            assert!(entry & ACCESSED != 0);
+            if level == 0 || entry & LARGE != 0 {
+                let within = gva & ((PAGE_SIZE << (9 * level)) - 1);
+                let protection = match (entry & WRITABLE != 0, entry & NO_EXECUTE != 0) {
+                    (false, true) => Protection::Read,
+                    (true, true) => Protection::ReadWrite,
+                    (false, false) => Protection::ReadExecute,
+                    (true, false) => panic!("writable and executable"),
+                };
+                assert_eq!(entry & DIRTY != 0, entry & WRITABLE != 0);
+                let user = entry & USER != 0;
+                let privilege = if user { Privilege::User } else { Privilege::Supervisor };
+                return Some(((entry & ADDRESS) + within, protection, privilege));
+            }
+            table = usize::try_from((entry & ADDRESS) - base.0).unwrap();
+        }
+        unreachable!()
+    }
+
+    fn mapping(gva: u64, gpa: u64, length: u64, protection: Protection) -> Mapping {
+        let privilege = if gva < 0x7f_0000_0000 { Privilege::User } else { Privilege::Supervisor };
+        Mapping { gva: Gva(gva), gpa: Gpa(gpa), length, protection, privilege }
+    }
+
+    fn built(mappings: &[Mapping], base: Gpa) -> Vec<u8> {
+        let mut tables = vec![0xaa; table_pages(mappings).unwrap() * PAGE];
+        build(mappings, &mut tables, base).unwrap();
+        tables
+    }
+
+    #[test]
+    fn every_page_translates_to_its_frame_with_its_rights() {
+        let mappings = [
+            mapping(0x5000, 0x10_0000, 0x3000, Protection::ReadExecute),
+            mapping(0x9000, 0x20_0000, 0x1000, Protection::Read),
+            // Small pages, then large ones, then small ones again.
+            mapping(0x40_001f_f000, 0x3f_f000, 0x60_2000, Protection::ReadWrite),
+            // Out of phase: never large.
+            mapping(0x41_0000_0000, 0x100_1000, 0x40_0000, Protection::ReadWrite),
+            mapping(0x7f_c000_0000, 0, 0x2000, Protection::Read),
+        ];
+        let base = Gpa(0x3000);
+        let tables = built(&mappings, base);
+        for mapping in &mappings {
+            for at in (0..mapping.length).step_by(4096) {
+                let found = walk(&tables, base, mapping.gva.0 + at);
+                let expected = (mapping.gpa.0 + at, mapping.protection, mapping.privilege);
+                assert_eq!(found, Some(expected), "{:#x}", mapping.gva.0 + at);
+            }
+            assert_eq!(walk(&tables, base, mapping.gva.0 + mapping.length), None);
+        }
+        assert_eq!(walk(&tables, base, 0), None);
+    }
+
+    #[test]
+    fn table_pages_is_exact() {
+        let mappings = [mapping(0x40_001f_f000, 0x3f_f000, 0x60_2000, Protection::ReadWrite)];
+        let pages = table_pages(&mappings).unwrap();
+        let mut tables = vec![0; (pages - 1) * PAGE];
+        assert_eq!(
+            build(&mappings, &mut tables, Gpa(0)),
+            Err(PagingError::Full { pages: pages - 1 })
+        );
+        // Root, directory pointers, directory, and a table for each end: no table for the middle.
+        assert_eq!(pages, 5);
+    }
+
+    #[test]
+    fn a_gigabyte_costs_few_tables() {
+        let heap = mapping(0x40_0000_0000, 0x4000_0000, 1 << 30, Protection::ReadWrite);
+        assert_eq!(table_pages(&[heap]), Ok(3));
+    }
+
+    #[test]
+    fn overlaps_and_odd_addresses_are_errors() {
+        let one = mapping(0x5000, 0x10_0000, 0x3000, Protection::Read);
+        let mut tables = vec![0; 64 * PAGE];
+        let twice = [one, mapping(0x7000, 0x20_0000, 0x1000, Protection::Read)];
+        assert_eq!(
+            build(&twice, &mut tables, Gpa(0)),
+            Err(PagingError::Overlap { gva: Gva(0x7000) })
+        );
+        let large = [
+            mapping(0x20_0000, 0x20_0000, 0x20_0000, Protection::Read),
+            mapping(0x20_1000, 0x1000, 0x1000, Protection::Read),
+        ];
+        assert!(matches!(build(&large, &mut tables, Gpa(0)), Err(PagingError::Overlap { .. })));
+        for odd in [
+            mapping(0x5001, 0, 0x1000, Protection::Read),
+            mapping(0x5000, 1, 0x1000, Protection::Read),
+            mapping(0x5000, 0, 0x1001, Protection::Read),
+            mapping(0x5000, u64::MAX - 0xfff, 0x2000, Protection::Read),
+            mapping(0x5000, 1 << 52, 0x2000, Protection::Read),
+        ] {
+            assert!(matches!(table_pages(&[odd]), Err(PagingError::Misaligned { .. })));
+        }
+    }
+}

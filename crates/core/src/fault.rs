@@ -111,8 +111,9 @@ pub struct Exception {
 pub struct Fault {
     /// What the guest did.
     pub kind: FaultKind,
-    /// The exception vector.
-    pub vector: u8,
+    /// The exception vector; `None` where the guest left without an exception (by `syscall`, or
+    /// by a port that the hardware did not guard).
+    pub vector: Option<u8>,
     /// The error code; 0 for vectors without one.
     pub error_code: u64,
     /// The address that was used, for page faults.
@@ -143,6 +144,8 @@ impl Fault {
             vector::INVALID_OPCODE => match Instruction::decode(code) {
                 Instruction::Privileged => FaultKind::PrivilegedInstruction,
                 Instruction::Syscall => FaultKind::Syscall,
+                // Some hypervisors refuse `int n` this way.
+                Instruction::Interrupt(vector) => FaultKind::SoftwareInterrupt(vector),
                 _ => FaultKind::InvalidOpcode,
             },
             vector::PROTECTION => protection_fault(exception, code),
@@ -157,7 +160,11 @@ impl Fault {
 
 fn protection_fault(exception: &Exception, code: &[u8]) -> FaultKind {
     if exception.error_code & GP_IDT != 0 {
-        // A gate that ring 3 may not use: the vector stands in the error code.
+        // A gate that ring 3 may not use. The vector stands in the error code; but where the
+        // instruction can be read, it knows better.
+        if let Instruction::Interrupt(vector) = Instruction::decode(code) {
+            return FaultKind::SoftwareInterrupt(vector);
+        }
         let vector = exception.error_code >> 3 & 0xff;
         return FaultKind::SoftwareInterrupt(vector.try_into().unwrap_or(u8::MAX));
     }
@@ -303,7 +310,10 @@ impl fmt::Display for Fault {
         if let Some(address) = self.address {
             write!(f, ", address {address:#x}")?;
         }
-        write!(f, ", vector {}, error code {:#x}", self.vector, self.error_code)
+        match self.vector {
+            Some(vector) => write!(f, ", vector {vector}, error code {:#x}", self.error_code),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,0 +1,313 @@
+//! How a running guest is stopped from another thread.
+//!
+//! Three parties meet in [`RunControl`]: the thread that runs a call, whoever wants to stop it, and
+//! the watchdog that enforces deadlines. Its state is one word: a generation that grows with each
+//! call, and a phase. Stopping is a compare-and-swap on that word, so a request can't hit a later
+//! call than the one it saw, and a request that comes when nothing runs changes nothing.
+//!
+//! A thread inside the hypervisor is got out by a signal. Its handler does one thing: it sets
+//! `immediate_exit` in the run page of the vCPU that *this* thread is running, if any. That closes
+//! the gap between the last check of the state and the entry into the guest (the signal has then
+//! come already, and the entry returns at once), needs no other thread to touch the run page, and
+//! makes a signal that comes too late harmless: another call that it wakes sees that nothing was
+//! asked of it, and goes on.
+//!
+//! The signal is a real-time one; the handler is installed once a process, only where the signal
+//! has its default action, and with `SA_RESTART`, so that other system calls of the thread do not
+//! notice it.
+
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+
+use crate::MachineError;
+
+/// Why a call is to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// Someone asked for it.
+    Interrupted,
+    /// Its deadline has passed.
+    Deadline,
+}
+
+/// Phases, in the low bits of the state.
+const IDLE: u64 = 0;
+const RUNNING: u64 = 1;
+const INTERRUPTED: u64 = 2;
+const EXPIRED: u64 = 3;
+const PHASE: u64 = 3;
+const GENERATION: u64 = 4;
+
+/// A deadline that never comes.
+pub const NO_DEADLINE: u64 = u64::MAX;
+
+/// The state of one sandbox's calls.
+#[derive(Debug)]
+pub struct RunControl {
+    state: AtomicU64,
+    thread: AtomicI32,
+    deadline: AtomicU64,
+    signal: i32,
+}
+
+impl RunControl {
+    /// A state in which nothing runs. `signal` must have been given to [`install`].
+    pub fn new(signal: InstalledSignal) -> RunControl {
+        RunControl {
+            state: AtomicU64::new(IDLE),
+            thread: AtomicI32::new(0),
+            deadline: AtomicU64::new(NO_DEADLINE),
+            signal: signal.0,
+        }
+    }
+
+    /// Begins a call on this thread. `deadline` is in nanoseconds on the watchdog's clock.
+    pub fn begin(&self, deadline: u64) {
+        self.thread.store(thread_id(self.signal), Ordering::Relaxed);
+        self.deadline.store(deadline, Ordering::Relaxed);
+        let generation = self.state.load(Ordering::Relaxed) & !PHASE;
+        // Sequentially consistent, because the caller looks at the watchdog's plans next.
+        self.state.store(generation.wrapping_add(GENERATION) | RUNNING, Ordering::SeqCst);
+    }
+
+    /// Ends the call.
+    pub fn end(&self) {
+        let generation = self.state.load(Ordering::Relaxed) & !PHASE;
+        self.state.store(generation | IDLE, Ordering::SeqCst);
+    }
+
+    /// Whether the running call is to stop.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        match self.state.load(Ordering::SeqCst) & PHASE {
+            INTERRUPTED => Some(StopReason::Interrupted),
+            EXPIRED => Some(StopReason::Deadline),
+            _ => None,
+        }
+    }
+
+    /// Stops the call that is running now. `false` if none is, or it is stopping already.
+    pub fn interrupt(&self) -> bool {
+        let state = self.state.load(Ordering::SeqCst);
+        self.stop(state, INTERRUPTED)
+    }
+
+    /// The running call's deadline, in nanoseconds on the watchdog's clock.
+    pub fn deadline(&self) -> Option<u64> {
+        let running = self.state.load(Ordering::SeqCst) & PHASE == RUNNING;
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        (running && deadline != NO_DEADLINE).then_some(deadline)
+    }
+
+    /// Stops the running call if its deadline is not after `now`.
+    pub fn expire(&self, now: u64) -> bool {
+        // The deadline read here may belong to a later call than the state; then the state has
+        // changed too, and the swap fails.
+        let state = self.state.load(Ordering::SeqCst);
+        let due = self.deadline.load(Ordering::SeqCst) <= now;
+        due && self.stop(state, EXPIRED)
+    }
+
+    fn stop(&self, state: u64, phase: u64) -> bool {
+        if state & PHASE != RUNNING {
+            return false;
+        }
+        let thread = self.thread.load(Ordering::SeqCst);
+        let stopped = state & !PHASE | phase;
+        let swapped =
+            self.state.compare_exchange(state, stopped, Ordering::SeqCst, Ordering::SeqCst);
+        if swapped.is_ok() {
+            send(thread, self.signal);
+        }
+        swapped.is_ok()
+    }
+}
+
+/// A signal whose handler is in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstalledSignal(i32);
+
+impl InstalledSignal {
+    /// Its number.
+    pub fn number(self) -> i32 {
+        self.0
+    }
+}
+
+/// The signal that is used unless another is asked for: the last but two of the real-time ones,
+/// far from the low ones that libraries and programs tend to take first.
+pub fn default_signal() -> i32 {
+    libc::SIGRTMAX() - 2
+}
+
+/// Installs the handler for `signal`, once a process.
+///
+/// # Errors
+///
+/// If it is no real-time signal, or the program has a handler for it or ignores it.
+pub fn install(signal: i32) -> Result<InstalledSignal, MachineError> {
+    static INSTALLED: Mutex<Vec<i32>> = Mutex::new(Vec::new());
+    let (min, max) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    if !(min..=max).contains(&signal) {
+        return Err(MachineError::NotRealTime { signal, min, max });
+    }
+    let mut installed = INSTALLED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if installed.contains(&signal) {
+        return Ok(InstalledSignal(signal));
+    }
+    let failed =
+        || MachineError::Request { request: "sigaction", source: io::Error::last_os_error() };
+    // SAFETY: an all-zero sigaction is a valid value of that plain C struct.
+    let mut present: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: reads the present action into a struct that lives on this stack.
+    if unsafe { libc::sigaction(signal, ptr::null(), &raw mut present) } != 0 {
+        return Err(failed());
+    }
+    if present.sa_sigaction != libc::SIG_DFL {
+        return Err(MachineError::SignalTaken { signal });
+    }
+    // SAFETY: as above.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = leave_guest as extern "C" fn(libc::c_int) as usize;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the handler is async-signal-safe: it reads one thread-local and stores one byte.
+    if unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } != 0 {
+        return Err(failed());
+    }
+    installed.push(signal);
+    Ok(InstalledSignal(signal))
+}
+
+thread_local! {
+    /// `immediate_exit` of the vCPU that this thread is running, or null.
+    static RUNNING_VCPU: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+    /// This thread's id, and the signal that has been unblocked in it.
+    static THREAD: Cell<(i32, i32)> = const { Cell::new((0, 0)) };
+}
+
+/// The signal's handler.
+extern "C" fn leave_guest(_signal: libc::c_int) {
+    // A thread that is being destroyed has no thread-locals any more, and runs no guest.
+    let _ = RUNNING_VCPU.try_with(|running| {
+        let flag = running.get();
+        if !flag.is_null() {
+            // SAFETY: the pointer is set by `Entered::new` and taken back before the vCPU that
+            // the byte belongs to can go away, on this same thread.
+            unsafe { AtomicU8::from_ptr(flag) }.store(1, Ordering::SeqCst);
+        }
+    });
+}
+
+/// This thread's id; looked up once a thread, as is unblocking the signal in it.
+fn thread_id(signal: i32) -> i32 {
+    let (thread, unblocked) = THREAD.get();
+    if thread != 0 && unblocked == signal {
+        return thread;
+    }
+    // SAFETY: takes no arguments and can't fail.
+    let thread = unsafe { libc::gettid() };
+    // SAFETY: the set lives on this stack and is initialised by sigemptyset before its use.
+    // Without this a thread that was started with signals blocked could never be interrupted.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut());
+    }
+    THREAD.set((thread, signal));
+    thread
+}
+
+/// Sends the signal to a thread of this process. It may have ended; then nothing happens.
+fn send(thread: i32, signal: i32) {
+    // SAFETY: tgkill takes three integers. The thread group is this process, and the signal has a
+    // handler, so no thread of this or another process can be harmed.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
+}
+
+/// While it lives, the signal's handler makes this thread's vCPU exit.
+pub(crate) struct Entered {
+    previous: *mut u8,
+}
+
+impl Entered {
+    /// # Safety
+    ///
+    /// `immediate_exit` must stay valid while the returned value lives, and that value must be
+    /// dropped on this thread.
+    pub(crate) unsafe fn new(immediate_exit: *mut u8) -> Entered {
+        Entered { previous: RUNNING_VCPU.replace(immediate_exit) }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        RUNNING_VCPU.set(self.previous);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control() -> RunControl {
+        RunControl::new(install(default_signal()).unwrap())
+    }
+
+    #[test]
+    fn interrupting_nothing_does_nothing() {
+        let control = control();
+        assert!(!control.interrupt());
+        control.begin(NO_DEADLINE);
+        control.end();
+        assert!(!control.interrupt());
+        control.begin(NO_DEADLINE);
+        assert_eq!(control.stop_reason(), None);
+    }
+
+    #[test]
+    fn a_running_call_is_stopped_once() {
+        let control = control();
+        control.begin(NO_DEADLINE);
+        assert!(control.interrupt());
+        assert!(!control.interrupt());
+        assert!(!control.expire(NO_DEADLINE));
+        assert_eq!(control.stop_reason(), Some(StopReason::Interrupted));
+        control.end();
+        assert_eq!(control.stop_reason(), None);
+    }
+
+    #[test]
+    fn a_stale_request_does_not_hit_the_next_call() {
+        let control = control();
+        control.begin(NO_DEADLINE);
+        let seen = control.state.load(Ordering::SeqCst);
+        control.end();
+        control.begin(NO_DEADLINE);
+        assert!(!control.stop(seen, INTERRUPTED));
+        assert_eq!(control.stop_reason(), None);
+    }
+
+    #[test]
+    fn deadlines_expire_when_they_are_due() {
+        let control = control();
+        control.begin(1000);
+        assert_eq!(control.deadline(), Some(1000));
+        assert!(!control.expire(999));
+        assert!(control.expire(1000));
+        assert_eq!(control.stop_reason(), Some(StopReason::Deadline));
+        assert_eq!(control.deadline(), None);
+    }
+
+    #[test]
+    fn a_signal_with_a_handler_is_left_alone() {
+        extern "C" fn mine(_: libc::c_int) {}
+        let signal = libc::SIGRTMAX() - 7;
+        // SAFETY: installs a handler that does nothing.
+        unsafe { libc::signal(signal, mine as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+        assert!(matches!(install(signal), Err(MachineError::SignalTaken { .. })));
+        assert!(matches!(install(libc::SIGUSR1), Err(MachineError::NotRealTime { .. })));
+    }
+}

@@ -1,0 +1,105 @@
+//! The backend for Linux's KVM.
+//!
+//! [`Kvm`] is what is looked up once a process: the device, its abilities, the CPUID that guests
+//! get. [`KvmMachine`] is one VM with one vCPU and one memory slot; it has no interrupt controller,
+//! timer or device of any kind.
+
+mod cpuid;
+mod machine;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::Cap;
+
+use crate::MachineError;
+
+pub use machine::KvmMachine;
+
+/// Where KVM is found.
+const DEVICE: &str = "/dev/kvm";
+/// The only version of KVM's interface.
+const API_VERSION: i32 = 12;
+
+/// KVM on this machine.
+#[derive(Debug)]
+pub struct Kvm {
+    device: kvm_ioctls::Kvm,
+    cpuid: CpuId,
+    xcr0: Option<u64>,
+    /// The control-register bits this KVM accepts; 0 until the first machine has found out.
+    cr4: AtomicU64,
+}
+
+impl Kvm {
+    /// Opens the device and asks what it can do.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::Missing`], [`MachineError::Denied`], [`MachineError::Unsupported`], or a
+    /// failed request.
+    pub fn open() -> Result<Kvm, MachineError> {
+        let device = kvm_ioctls::Kvm::new().map_err(|error| open_error(error.into()))?;
+        if device.get_api_version() != API_VERSION {
+            return Err(MachineError::Unsupported { what: "version 12 of its interface" });
+        }
+        for (capability, what) in [
+            (Cap::UserMemory, "user memory (KVM_CAP_USER_MEMORY)"),
+            (Cap::ImmediateExit, "immediate exits (KVM_CAP_IMMEDIATE_EXIT)"),
+            (Cap::ExtCpuid, "CPUID control (KVM_CAP_EXT_CPUID)"),
+        ] {
+            if !device.check_extension(capability) {
+                return Err(MachineError::Unsupported { what });
+            }
+        }
+        let supported = device
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(|error| failed("KVM_GET_SUPPORTED_CPUID", error))?;
+        let entries = cpuid::for_guest(supported.as_slice());
+        let cpuid = CpuId::from_entries(&entries)
+            .map_err(|_| MachineError::Unsupported { what: "a CPUID table of usual size" })?;
+        let has_xcrs = device.check_extension(Cap::Xcrs);
+        let xcr0 = cpuid::xcr0(supported.as_slice()).filter(|_| has_xcrs);
+        Ok(Kvm { device, cpuid, xcr0, cr4: AtomicU64::new(0) })
+    }
+
+    fn known_cr4(&self) -> Option<u64> {
+        Some(self.cr4.load(Ordering::Relaxed)).filter(|bits| *bits != 0)
+    }
+
+    fn learn_cr4(&self, bits: u64) {
+        self.cr4.store(bits, Ordering::Relaxed);
+    }
+}
+
+fn open_error(source: io::Error) -> MachineError {
+    match source.kind() {
+        io::ErrorKind::NotFound => MachineError::Missing { path: DEVICE },
+        io::ErrorKind::PermissionDenied => MachineError::Denied { path: DEVICE, source },
+        // The node is there, but no driver behind it.
+        _ if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
+            MachineError::Missing { path: DEVICE }
+        }
+        _ => MachineError::Request { request: "opening /dev/kvm", source },
+    }
+}
+
+fn failed(request: &'static str, error: kvm_ioctls::Error) -> MachineError {
+    MachineError::Request { request, source: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_and_a_forbidden_device_are_told_apart() {
+        let of = |number| open_error(io::Error::from_raw_os_error(number));
+        assert!(matches!(of(libc::ENOENT), MachineError::Missing { .. }));
+        assert!(matches!(of(libc::ENODEV), MachineError::Missing { .. }));
+        assert!(matches!(of(libc::EACCES), MachineError::Denied { .. }));
+        assert!(matches!(of(libc::EPERM), MachineError::Denied { .. }));
+        assert!(matches!(of(libc::EMFILE), MachineError::Request { .. }));
+    }
+}

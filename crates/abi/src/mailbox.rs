@@ -191,7 +191,7 @@ numbered! {
         HostCall = 3,
         /// A log record: target, then text. The guest goes on.
         Log = 4,
-        /// The guest panicked; the message is its text. It can't go on.
+        /// The guest panicked; the message is its text, then the place. It can't go on.
         Panic = 5,
         /// The heap is exhausted. It can't go on.
         OutOfMemory = 6,

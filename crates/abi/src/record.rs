@@ -91,6 +91,18 @@ impl<H: Copy, const N: usize> Record<H, N> {
     }
 }
 
+impl<H, const N: usize> Record<H, N> {
+    /// Bytes from this record to the next.
+    pub const fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// The number of its [`Kind`].
+    pub const fn kind(&self) -> u32 {
+        self.kind
+    }
+}
+
 /// A record as a host finds it in a file: checked, and borrowed from the section's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordView<'a> {
@@ -181,7 +193,7 @@ impl<'a> Records<'a> {
             return Err(field("magic", magic));
         }
         let record_size = size as usize;
-        if record_size < HEADER_SIZE || record_size % ALIGN != 0 {
+        if record_size < HEADER_SIZE || !record_size.is_multiple_of(ALIGN) {
             return Err(field("size", size));
         }
         let record = bytes.get(..record_size).ok_or(RecordError::Truncated { offset })?;

@@ -56,9 +56,8 @@ impl core::error::Error for WireError {}
 /// [`WireError::TooLarge`] with the size it would take, or [`WireError::Unsupported`].
 pub fn encode<T: Serialize + ?Sized>(value: &T, space: &mut [u8]) -> Result<usize, WireError> {
     let available = space.len();
-    match value.serialize(ByteCopier { space: &mut *space }) {
-        Ok(length) => return Ok(length),
-        Err(NotBytes) => {}
+    if let Ok(length) = value.serialize(ByteCopier { space: &mut *space }) {
+        return Ok(length);
     }
     match postcard::to_slice(value, space) {
         Ok(used) => Ok(used.len()),

@@ -127,6 +127,24 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// Puts together what is known. `by` is the exception, unless the guest left without one.
+    pub fn new(
+        kind: FaultKind,
+        registers: Registers,
+        by: Option<&Exception>,
+        symbol: Option<Symbol>,
+    ) -> Fault {
+        Fault {
+            kind,
+            vector: by.map(|exception| exception.vector),
+            error_code: by.map_or(0, |exception| exception.error_code),
+            address: by.and_then(|exception| exception.address),
+            rip: registers.rip,
+            symbol,
+            registers,
+        }
+    }
+
     /// Says what the guest did. `code` is what stands at the instruction pointer, as far as it can
     /// be read; `syscall_entry` is the address that `syscall` jumps to.
     pub fn classify(

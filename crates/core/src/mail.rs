@@ -65,8 +65,10 @@ pub enum GuestMail {
     },
     /// The guest panicked.
     Panic {
-        /// Where its text stands.
+        /// Where its message stands.
         text: Range<usize>,
+        /// Where the place in the source stands; may be empty.
+        location: Range<usize>,
     },
     /// The guest's heap is exhausted.
     OutOfMemory {
@@ -144,7 +146,10 @@ impl GuestMail {
                 let (target, text) = split(&header, sizes)?;
                 GuestMail::Log { level: header.status, target, text }
             }
-            FromGuestKind::Panic => GuestMail::Panic { text: message(&header, sizes)? },
+            FromGuestKind::Panic => {
+                let (text, location) = split(&header, sizes)?;
+                GuestMail::Panic { text, location }
+            }
             FromGuestKind::OutOfMemory => GuestMail::OutOfMemory { requested: header.amount },
             FromGuestKind::StartError => GuestMail::StartError { text: message(&header, sizes)? },
         })
@@ -203,7 +208,7 @@ fn split(
 fn reply_offset(header: &FromGuest, sizes: MailboxSizes) -> Result<usize, ProtocolViolation> {
     let value = header.reply_offset;
     let violation = |rule| ProtocolViolation { field: "reply_offset", value, rule };
-    if value % MESSAGE_ALIGN != 0 {
+    if !value.is_multiple_of(MESSAGE_ALIGN) {
         return Err(violation("it is not a multiple of 16"));
     }
     Untrusted::new(value)
@@ -282,9 +287,8 @@ mod tests {
                                 vec![text, payload]
                             }
                             Ok(GuestMail::Return(Return::Value(range))) => vec![range],
-                            Ok(GuestMail::Panic { text } | GuestMail::StartError { text }) => {
-                                vec![text]
-                            }
+                            Ok(GuestMail::Panic { text, location }) => vec![text, location],
+                            Ok(GuestMail::StartError { text }) => vec![text],
                             _ => vec![],
                         };
                         for range in ranges {

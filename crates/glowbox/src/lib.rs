@@ -1,1 +1,72 @@
-//! x
+//! Glowbox: call functions of untrusted programs inside micro-VMs.
+//!
+//! An application links this library, hands it a guest program, and calls single functions of that
+//! program. The guest runs in ring 3 of a virtual machine that has one vCPU, one piece of memory,
+//! no devices and no kernel; nothing outside is reachable from it but the host functions that were
+//! registered.
+//!
+//! ```no_run
+//! use glowbox::Sandbox;
+//!
+//! # fn main() -> Result<(), glowbox::Error> {
+//! let mut sandbox = Sandbox::builder()
+//!     .host_function("weekday", || "Monday".to_string())
+//!     .build("greeter.elf")?;
+//! let greeting: String = sandbox.call("greet", ("World",))?;
+//!
+//! // Name and types are checked here, once.
+//! let greet = sandbox.function::<(&str,), String>("greet")?;
+//! let again = greet.call(&mut sandbox, ("again",))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How a call ends
+//!
+//! With a value; with an error that the guest function returned ([`ErrorKind::Guest`]), after which
+//! the sandbox goes on; or with the sandbox *spent*: the guest panicked, faulted, ran out of time or
+//! memory, or broke the protocol. A spent sandbox refuses further calls
+//! ([`ErrorKind::Spent`]); drop it and build another.
+//!
+//! # What a guest can do to its host
+//!
+//! Use the CPU time and memory that it was given, write to the log as fast as the log's limits
+//! allow, and call the registered host functions with arguments of its choice. Host functions are
+//! the border: check what they are given.
+//!
+//! # Where to go from here
+//!
+//! [`Sandbox`] and [`Builder`] for hosts; the `glowbox-guest` crate and `docs/writing-guests.md`
+//! for guests; the `glowbox-build` crate for building guests from a build script or a test.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod builder;
+mod engine;
+mod error;
+mod function;
+mod guest;
+mod host_function;
+mod instance;
+mod interrupt;
+mod log;
+mod sandbox;
+mod watchdog;
+
+pub use arguments::Arguments;
+pub use builder::Builder;
+pub use engine::{Engine, EngineBuilder};
+pub use error::{Error, ErrorKind, GuestPanic};
+pub use function::{CallOptions, Function};
+pub use guest::{Guest, IntoGuest};
+pub use host_function::{Caller, HostError, HostFunction};
+pub use interrupt::InterruptHandle;
+pub use log::{LogLevel, LogLimits, LogRecord};
+pub use sandbox::{Sandbox, Stats};
+
+pub use glowbox_core::fault::{Access, Fault, FaultKind};
+pub use glowbox_core::layout::RegionKind;
+pub use glowbox_core::registers::Registers;
+pub use glowbox_core::signature::Signature;
+pub use glowbox_core::symbols::Symbol;

@@ -101,6 +101,11 @@ impl RunControl {
         (running && deadline != NO_DEADLINE).then_some(deadline)
     }
 
+    /// A number that changes whenever a call begins.
+    pub fn calls(&self) -> u64 {
+        self.state.load(Ordering::SeqCst) / GENERATION
+    }
+
     /// Stops the running call if its deadline is not after `now`.
     pub fn expire(&self, now: u64) -> bool {
         // The deadline read here may belong to a later call than the state; then the state has

@@ -1,0 +1,262 @@
+//! What a sandbox may do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use glowbox_core::elf::Function as Import;
+use glowbox_core::layout::Limits;
+use glowbox_core::signature::Signature;
+
+use crate::host_function::{HostFunction, Registered};
+use crate::instance::{Instance, Options};
+use crate::log::{self, Log, LogLevel, LogLimits, LogRecord};
+use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Sandbox};
+
+/// Default limit of the guest's heap.
+const DEFAULT_MEMORY: u64 = 64 << 20;
+/// Default size of the guest's stack.
+const DEFAULT_STACK: u64 = 1 << 20;
+/// Default size of messages.
+const DEFAULT_MESSAGE: u64 = 16 << 20;
+/// Default deadline of a call.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest text of a log record that can be asked for.
+const MAX_LOG_TEXT: usize = 1 << 20;
+
+/// Chooses what a sandbox may do, and builds it.
+///
+/// Everything has a default: no host functions, 64 MiB of heap, 1 MiB of stack, messages up to
+/// 16 MiB each way, ten seconds a call, the guest's log to `tracing`. Memory is committed when it
+/// is first used, so generous limits cost nothing.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use glowbox::Sandbox;
+///
+/// # fn main() -> Result<(), glowbox::Error> {
+/// let mut sandbox = Sandbox::builder()
+///     .host_function("weekday", || "Monday".to_string())
+///     .memory_limit(256 << 20)
+///     .deadline(Duration::from_millis(200))
+///     .build("greeter.elf")?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct Builder {
+    engine: Option<Engine>,
+    host_functions: BTreeMap<String, (Types, Registered)>,
+    registered_twice: Option<String>,
+    limits: Limits,
+    deadline: Option<Duration>,
+    log_sink: log::Sink,
+    log_level: Option<LogLevel>,
+    log_limits: LogLimits,
+}
+
+/// The types of a host function, as `std::any::type_name` gives them.
+type Types = (Vec<&'static str>, &'static str);
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("host_functions", &self.host_functions.keys())
+            .field("limits", &self.limits)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(crate) fn new() -> Builder {
+        Builder {
+            engine: None,
+            host_functions: BTreeMap::new(),
+            registered_twice: None,
+            limits: Limits {
+                heap: DEFAULT_MEMORY,
+                stack: DEFAULT_STACK,
+                incoming: DEFAULT_MESSAGE,
+                outgoing: DEFAULT_MESSAGE,
+            },
+            deadline: Some(DEFAULT_DEADLINE),
+            log_sink: Box::new(log::to_tracing),
+            log_level: Some(LogLevel::Info),
+            log_limits: LogLimits::default(),
+        }
+    }
+
+    /// Uses this engine instead of the shared one.
+    pub fn engine(mut self, engine: &Engine) -> Builder {
+        self.engine = Some(engine.clone());
+        self
+    }
+
+    /// Registers a function that the guest may call by this name.
+    ///
+    /// The guest's declaration must have the same types. What the function is given is the
+    /// guest's choice: check it. A panic in it does not unwind into the library: the call ends with
+    /// [`ErrorKind::HostPanic`]. Nothing stops a host function that takes long; the call's deadline
+    /// is checked when it returns.
+    pub fn host_function<M>(
+        mut self,
+        name: impl Into<String>,
+        mut function: impl HostFunction<M>,
+    ) -> Builder {
+        let name = name.into();
+        let types = types_of(&function);
+        let registered: Registered = Box::new(move |invocation| function.invoke(invocation));
+        if self.host_functions.insert(name.clone(), (types, registered)).is_some() {
+            self.registered_twice = Some(name);
+        }
+        self
+    }
+
+    /// Limits the guest's heap to this many bytes: a multiple of 4096 from 16 KiB to 64 GiB;
+    /// 64 MiB by default.
+    pub fn memory_limit(mut self, bytes: u64) -> Builder {
+        self.limits.heap = bytes;
+        self
+    }
+
+    /// Gives the guest a stack of this many bytes: a multiple of 4096 from 16 KiB to 256 MiB; 1 MiB
+    /// by default.
+    pub fn stack_size(mut self, bytes: u64) -> Builder {
+        self.limits.stack = bytes;
+        self
+    }
+
+    /// Limits messages to this many bytes each way: a multiple of 4096 up to 1 GiB; 16 MiB by
+    /// default. A message holds all arguments or one result, encoded.
+    pub fn message_size(mut self, bytes: u64) -> Builder {
+        self.limits.incoming = bytes;
+        self.limits.outgoing = bytes;
+        self
+    }
+
+    /// Ends every call (and the start-up) after this time, unless the call has a deadline of its
+    /// own; ten seconds by default.
+    pub fn deadline(mut self, time: Duration) -> Builder {
+        self.deadline = Some(time);
+        self
+    }
+
+    /// Lets calls take as long as they take. They can still be interrupted.
+    pub fn no_deadline(mut self) -> Builder {
+        self.deadline = None;
+        self
+    }
+
+    /// Hands the guest's log records to `sink` instead of `tracing`.
+    ///
+    /// It runs on the calling thread while the guest is stopped. If it panics, the call ends with
+    /// [`ErrorKind::HostPanic`].
+    pub fn log_sink(mut self, sink: impl FnMut(&LogRecord<'_>) + Send + 'static) -> Builder {
+        self.log_sink = Box::new(sink);
+        self
+    }
+
+    /// Takes log records up to this level; `None` for none at all. [`LogLevel::Info`] by default.
+    /// A guest does not even leave its VM for others.
+    pub fn log_level(mut self, level: impl Into<Option<LogLevel>>) -> Builder {
+        self.log_level = level.into();
+        self
+    }
+
+    /// Limits how much the guest may write to the log.
+    pub fn log_limits(mut self, limits: LogLimits) -> Builder {
+        self.log_limits = limits;
+        self
+    }
+
+    /// Makes the VM, loads the guest and runs its start-up.
+    ///
+    /// `guest` is a path, or a [`Guest`] that has been read already (which saves reading and
+    /// checking the file for each sandbox).
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) and [`InvalidGuest`](ErrorKind::InvalidGuest) for the file,
+    /// [`InvalidOption`](ErrorKind::InvalidOption) for a limit that can't be,
+    /// [`HostFunctionMissing`](ErrorKind::HostFunctionMissing) and
+    /// [`SignatureMismatch`](ErrorKind::SignatureMismatch) for what the guest imports,
+    /// [`HypervisorMissing`](ErrorKind::HypervisorMissing),
+    /// [`HypervisorDenied`](ErrorKind::HypervisorDenied) and [`Hypervisor`](ErrorKind::Hypervisor)
+    /// for the VM, and [`Start`](ErrorKind::Start) or what else may end a call for the start-up.
+    pub fn build(self, guest: impl IntoGuest) -> Result<Sandbox, Error> {
+        self.limits.check().map_err(|error| {
+            Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
+        })?;
+        self.check_options()?;
+        let guest = guest.into_guest()?;
+        check_imports(&guest, &self.host_functions)?;
+        let engine = match self.engine {
+            Some(engine) => engine,
+            None => Engine::shared()?,
+        };
+        let functions = self.host_functions.into_iter();
+        let options = Options {
+            limits: self.limits,
+            deadline: self.deadline,
+            host_functions: functions.map(|(name, (_, function))| (name, function)).collect(),
+            log: Log::new(self.log_sink, self.log_limits, self.log_level),
+            log_level: self.log_level.map_or(0, |level| level as u32),
+            log_text_limit: self.log_limits.text as u64,
+        };
+        Instance::boot(&engine, guest, options).map(Sandbox::new)
+    }
+
+    fn check_options(&self) -> Result<(), Error> {
+        let invalid = |text: String| Err(Error::new(ErrorKind::InvalidOption, text));
+        if let Some(name) = &self.registered_twice {
+            return invalid(format!("host function `{name}` is registered twice"));
+        }
+        if self.deadline == Some(Duration::ZERO) {
+            return invalid(
+                "the deadline is zero, which no call could meet; see no_deadline".into(),
+            );
+        }
+        if !(1..=MAX_LOG_TEXT).contains(&self.log_limits.text) {
+            return invalid(format!(
+                "the limit of a log record's text is {} bytes, but it must be from 1 to {MAX_LOG_TEXT}",
+                self.log_limits.text
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn types_of<M, F: HostFunction<M>>(_: &F) -> Types {
+    F::types()
+}
+
+/// Checks that everything the guest imports is registered, with the same signature.
+fn check_imports(
+    guest: &Guest,
+    registered: &BTreeMap<String, (Types, Registered)>,
+) -> Result<(), Error> {
+    for Import { name, signature, .. } in guest.program().imports() {
+        let Some(((parameters, result), _)) = registered.get(name) else {
+            let text = format!(
+                "guest `{}` asks for the host function `{name}{signature}`, which is not \
+                 registered; add it with Builder::host_function",
+                guest.name()
+            );
+            return Err(Error::new(ErrorKind::HostFunctionMissing, text));
+        };
+        let host = Signature::of_types(parameters, result).map_err(|error| {
+            let text = format!("host function `{name}` has a type that can't be named: {error}");
+            Error::with_source(ErrorKind::SignatureMismatch, text, error)
+        })?;
+        if !host.same_types(signature) {
+            let text = format!(
+                "guest `{}` asks for the host function `{name}{signature}`, but it is registered \
+                 as `{name}{host}`",
+                guest.name()
+            );
+            return Err(Error::new(ErrorKind::SignatureMismatch, text));
+        }
+    }
+    Ok(())
+}

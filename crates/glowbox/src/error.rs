@@ -1,0 +1,259 @@
+//! The library's error.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glowbox_abi::wire;
+use glowbox_core::fault::{Fault, FaultKind};
+use glowbox_machine::MachineError;
+use serde::de::DeserializeOwned;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong.
+///
+/// [`Error::kind`] says which kind it is, the text says what happened, to what, and what to do
+/// about it, and [`std::error::Error::source`] leads to the cause.
+///
+/// Cloning is cheap.
+///
+/// ```no_run
+/// # fn example(sandbox: &mut glowbox::Sandbox) {
+/// use glowbox::ErrorKind;
+///
+/// match sandbox.call::<_, u32>("parse", ("12x",)) {
+///     Ok(number) => println!("{number}"),
+///     Err(error) if error.kind() == ErrorKind::Guest => println!("not a number: {error}"),
+///     Err(error) => println!("the guest is done for: {error}"),
+/// }
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Error {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kind: ErrorKind,
+    text: String,
+    source: Option<Source>,
+    detail: Detail,
+}
+
+enum Detail {
+    None,
+    Fault(Box<Fault>),
+    Panic(GuestPanic),
+    Guest(Vec<u8>),
+}
+
+/// The kinds of [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// This machine offers no hypervisor.
+    HypervisorMissing,
+    /// There is a hypervisor, but this user may not use it.
+    HypervisorDenied,
+    /// The hypervisor refused a request, or lacks something.
+    Hypervisor,
+    /// A file could not be read.
+    Io,
+    /// The guest's file is not a guest that can be run.
+    InvalidGuest,
+    /// An option has a value it can't have.
+    InvalidOption,
+    /// The guest asks for a host function that is not registered.
+    HostFunctionMissing,
+    /// Host and guest disagree about a function's types.
+    SignatureMismatch,
+    /// The guest has no function of that name.
+    UnknownFunction,
+    /// The function handle belongs to another guest program.
+    WrongGuest,
+    /// Arguments or a result are larger than the messages may be.
+    MessageTooLarge,
+    /// Arguments can't be encoded, or the guest could not decode them.
+    BadArguments,
+    /// The guest's start-up function returned an error.
+    Start,
+    /// The guest function returned an error. The sandbox goes on.
+    Guest,
+    /// The guest panicked. The sandbox is spent.
+    Panic,
+    /// The guest did what it must not: see [`Error::fault`]. The sandbox is spent.
+    Fault,
+    /// The guest overflowed its stack. The sandbox is spent.
+    StackOverflow,
+    /// The guest exhausted its heap. The sandbox is spent.
+    OutOfMemory,
+    /// The call's deadline passed. The sandbox is spent.
+    Deadline,
+    /// The call was interrupted. The sandbox is spent.
+    Interrupted,
+    /// The guest broke the rules of the mailbox. The sandbox is spent.
+    Protocol,
+    /// A host function panicked. The sandbox is spent.
+    HostPanic,
+    /// Calls from host functions into the guest nest too deeply.
+    NestingTooDeep,
+    /// The sandbox was spent by an earlier call.
+    Spent,
+}
+
+/// A guest's panic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GuestPanic {
+    /// The panic's message.
+    pub message: String,
+    /// Where in the guest's source, as `file:line:column`; empty if unknown.
+    pub location: String,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Error {
+        Error::build(kind, text.into(), None, Detail::None)
+    }
+
+    pub(crate) fn with_source(
+        kind: ErrorKind,
+        text: impl Into<String>,
+        source: impl Into<Source>,
+    ) -> Error {
+        Error::build(kind, text.into(), Some(source.into()), Detail::None)
+    }
+
+    fn build(kind: ErrorKind, text: String, source: Option<Source>, detail: Detail) -> Error {
+        Error { inner: Arc::new(Inner { kind, text, source, detail }) }
+    }
+
+    pub(crate) fn of_machine(error: MachineError) -> Error {
+        let kind = match &error {
+            MachineError::Missing { .. } => ErrorKind::HypervisorMissing,
+            MachineError::Denied { .. } => ErrorKind::HypervisorDenied,
+            MachineError::SignalTaken { .. } | MachineError::NotRealTime { .. } => {
+                ErrorKind::InvalidOption
+            }
+            _ => ErrorKind::Hypervisor,
+        };
+        let text = error.to_string();
+        let source = std::error::Error::source(&error).map(|source| source.to_string());
+        match source {
+            Some(source) => Error::with_source(kind, text, source),
+            None => Error::new(kind, text),
+        }
+    }
+
+    pub(crate) fn of_fault(fault: Fault) -> Error {
+        let (kind, text) = match fault.kind {
+            FaultKind::StackOverflow => (
+                ErrorKind::StackOverflow,
+                format!("the guest overflowed its stack: {fault}; see Builder::stack_size"),
+            ),
+            _ => (ErrorKind::Fault, format!("the guest faulted: {fault}")),
+        };
+        Error::build(kind, text, None, Detail::Fault(Box::new(fault)))
+    }
+
+    pub(crate) fn of_panic(panic: GuestPanic) -> Error {
+        let text = match panic.location.as_str() {
+            "" => format!("the guest panicked: {}", panic.message),
+            place => format!("the guest panicked at {place}: {}", panic.message),
+        };
+        Error::build(ErrorKind::Panic, text, None, Detail::Panic(panic))
+    }
+
+    pub(crate) fn of_guest(function: &str, message: &str, payload: Vec<u8>) -> Error {
+        let text = format!("guest function `{function}` returned an error: {message}");
+        Error::build(ErrorKind::Guest, text, None, Detail::Guest(payload))
+    }
+
+    pub(crate) fn out_of_memory(requested: u64, limit: u64) -> Error {
+        let text = format!(
+            "the guest exhausted its heap: it asked for {requested} bytes more, with a limit of \
+             {limit} bytes in all; see Builder::memory_limit"
+        );
+        Error::new(ErrorKind::OutOfMemory, text)
+    }
+
+    pub(crate) fn deadline(allowed: Option<Duration>) -> Error {
+        let allowed = allowed.map_or(String::new(), |time| format!(" of {time:?}"));
+        let text = format!(
+            "the call's deadline{allowed} passed; see CallOptions::deadline and Builder::deadline"
+        );
+        Error::new(ErrorKind::Deadline, text)
+    }
+
+    pub(crate) fn spent(by: &Error) -> Error {
+        let text = format!(
+            "the sandbox is spent and can't be called any more: {by}. Build another sandbox"
+        );
+        Error::build(ErrorKind::Spent, text, Some(Box::new(by.clone())), Detail::None)
+    }
+
+    /// Which kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// What is known of the fault, for [`ErrorKind::Fault`] and [`ErrorKind::StackOverflow`].
+    pub fn fault(&self) -> Option<&Fault> {
+        match &self.inner.detail {
+            Detail::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// What is known of the panic, for [`ErrorKind::Panic`].
+    pub fn panic(&self) -> Option<&GuestPanic> {
+        match &self.inner.detail {
+            Detail::Panic(panic) => Some(panic),
+            _ => None,
+        }
+    }
+
+    /// The error value that the guest function returned, for [`ErrorKind::Guest`]; if the guest's
+    /// error type can be encoded, and `E` is it. An error type that can't be encoded arrives as its
+    /// text (`E = String`).
+    ///
+    /// ```no_run
+    /// # #[derive(serde::Deserialize)]
+    /// # enum ParseError { Empty, TooLong(u32) }
+    /// # fn example(error: glowbox::Error) {
+    /// if let Some(ParseError::TooLong(length)) = error.guest_error() {
+    ///     println!("{length} is too long");
+    /// }
+    /// # }
+    /// ```
+    pub fn guest_error<E: DeserializeOwned>(&self) -> Option<E> {
+        match &self.inner.detail {
+            // The payload is the encoding of the `Err` variant: its number, then the value.
+            Detail::Guest(payload) => wire::decode_all(payload.get(1..)?).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.text)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.inner.kind, self.inner.text)?;
+        if let Some(source) = &self.inner.source {
+            write!(f, " (caused by: {source})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
+    }
+}

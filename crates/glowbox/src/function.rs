@@ -1,0 +1,149 @@
+//! Handles to guest functions.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glowbox_core::signature::ResultMatch;
+use serde::de::DeserializeOwned;
+
+use crate::instance::Instance;
+use crate::{Arguments, Error, ErrorKind, Guest, Sandbox};
+
+/// What a name and a pair of types were resolved to.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) name: Arc<str>,
+    pub(crate) number: u32,
+    pub(crate) result: ResultMatch,
+}
+
+/// A guest function whose name and types have been checked.
+///
+/// Taken from [`Sandbox::function`], and good for every sandbox of the same guest. Arguments that
+/// are references may be of any lifetime.
+///
+/// ```no_run
+/// # fn example(sandbox: &mut glowbox::Sandbox) -> Result<(), glowbox::Error> {
+/// let add = sandbox.function::<(u32, u32), u32>("add")?;
+/// for number in 0..1000 {
+///     let sum = add.call(sandbox, (number, 1))?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Function<A, R> {
+    guest: Guest,
+    target: Target,
+    _types: PhantomData<fn() -> (A, R)>,
+}
+
+impl<A, R> Clone for Function<A, R> {
+    fn clone(&self) -> Self {
+        Function { guest: self.guest.clone(), target: self.target.clone(), _types: PhantomData }
+    }
+}
+
+impl<A, R> fmt::Debug for Function<A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Function")
+            .field("name", &self.target.name)
+            .field("guest", &self.guest.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Options of one call.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use glowbox::CallOptions;
+///
+/// # fn example(sandbox: &mut glowbox::Sandbox) -> Result<(), glowbox::Error> {
+/// let options = CallOptions::new().deadline(Duration::from_millis(50));
+/// let answer: u64 = sandbox.call_with(&options, "search", ("needle",))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct CallOptions {
+    /// `None`: the sandbox's; `Some(None)`: none.
+    deadline: Option<Option<Duration>>,
+}
+
+impl CallOptions {
+    /// The sandbox's own options.
+    pub fn new() -> CallOptions {
+        CallOptions::default()
+    }
+
+    /// Ends the call after this time, whatever the sandbox's own deadline is.
+    #[must_use]
+    pub fn deadline(mut self, time: Duration) -> CallOptions {
+        self.deadline = Some(Some(time));
+        self
+    }
+
+    /// Lets the call take as long as it takes. It can still be interrupted.
+    #[must_use]
+    pub fn no_deadline(mut self) -> CallOptions {
+        self.deadline = Some(None);
+        self
+    }
+
+    pub(crate) fn deadline_or(&self, default: Option<Duration>) -> Option<Duration> {
+        self.deadline.unwrap_or(default)
+    }
+}
+
+impl<A: Arguments, R: DeserializeOwned> Function<A, R> {
+    pub(crate) fn new(guest: Guest, target: Target) -> Function<A, R> {
+        Function { guest, target, _types: PhantomData }
+    }
+
+    /// The function's name.
+    pub fn name(&self) -> &str {
+        &self.target.name
+    }
+
+    pub(crate) fn target<'a>(&'a self, instance: &Instance) -> Result<&'a Target, Error> {
+        if self.guest.is(instance.guest()) {
+            return Ok(&self.target);
+        }
+        let text = format!(
+            "the handle to function `{}` is of guest `{}`, but the sandbox runs `{}`; take the \
+             handle from a sandbox of the same Guest",
+            self.target.name,
+            self.guest.name(),
+            instance.guest().name()
+        );
+        Err(Error::new(ErrorKind::WrongGuest, text))
+    }
+
+    /// Calls the function in `sandbox`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::call`], and [`WrongGuest`](ErrorKind::WrongGuest) if the sandbox runs another
+    /// guest.
+    pub fn call(&self, sandbox: &mut Sandbox, arguments: A) -> Result<R, Error> {
+        self.call_with(&CallOptions::default(), sandbox, arguments)
+    }
+
+    /// Calls the function in `sandbox`, with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`Function::call`].
+    pub fn call_with(
+        &self,
+        options: &CallOptions,
+        sandbox: &mut Sandbox,
+        arguments: A,
+    ) -> Result<R, Error> {
+        let instance = sandbox.instance_mut();
+        let target = self.target(instance)?;
+        instance.call(target, &arguments, options)
+    }
+}

@@ -1,0 +1,286 @@
+//! Functions of the host that a guest may call.
+
+use std::any::{Any, type_name};
+use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use glowbox_abi::wire::{self, WireError};
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+
+use crate::instance::Instance;
+use crate::{Arguments, Error, Function};
+
+/// An error of a host function, for the guest to handle.
+///
+/// It is made from any `std::error::Error`, so that `?` works in host functions; the guest gets
+/// its text, causes included. A guest declares such a function with
+/// `Result<T, glowbox_guest::HostError>`. A host function may return any other error that
+/// implements `Serialize` too; the guest then gets its value.
+///
+/// ```no_run
+/// use glowbox::{HostError, Sandbox};
+///
+/// # fn main() -> Result<(), glowbox::Error> {
+/// let sandbox = Sandbox::builder()
+///     .host_function("read_setting", |name: String| -> Result<String, HostError> {
+///         if name.contains('/') {
+///             return Err(HostError::new("a setting's name has no slashes"));
+///         }
+///         Ok(std::fs::read_to_string(format!("/etc/myapp/{name}"))?)
+///     })
+///     .build("plugin.elf")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostError {
+    message: String,
+}
+
+impl HostError {
+    /// An error with this message.
+    pub fn new(message: impl Into<String>) -> HostError {
+        HostError { message: message.into() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for HostError {
+    fn from(error: E) -> HostError {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        HostError { message }
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Serialize for HostError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.message)
+    }
+}
+
+/// The sandbox that called a host function, through which the host function can call back.
+///
+/// A host function gets one if its first parameter is `&mut Caller<'_>`.
+///
+/// ```no_run
+/// use glowbox::{Caller, HostError, Sandbox};
+///
+/// # fn main() -> Result<(), glowbox::Error> {
+/// let sandbox = Sandbox::builder()
+///     .host_function("visit", |caller: &mut Caller<'_>, count: u32| -> Result<(), HostError> {
+///         for number in 0..count {
+///             caller.call::<_, ()>("on_item", (number,))?;
+///         }
+///         Ok(())
+///     })
+///     .build("plugin.elf")?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Caller<'a> {
+    instance: &'a mut Instance,
+}
+
+impl fmt::Debug for Caller<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").finish_non_exhaustive()
+    }
+}
+
+impl Caller<'_> {
+    /// Calls a function of the guest, as [`Sandbox::call`](crate::Sandbox::call) does, while the
+    /// guest waits for this host function. The outer call's deadline holds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::call`](crate::Sandbox::call), and
+    /// [`NestingTooDeep`](crate::ErrorKind::NestingTooDeep) if calls nest more than 16 deep. If the
+    /// call spends the sandbox, the outer call ends with the same error, whatever this host
+    /// function returns.
+    pub fn call<A: Arguments, R: DeserializeOwned>(
+        &mut self,
+        name: &str,
+        arguments: A,
+    ) -> Result<R, Error> {
+        let target = self.instance.resolve::<A, R>(name)?;
+        self.instance.call_nested(&target, &arguments)
+    }
+
+    /// Calls a function of the guest through a handle.
+    ///
+    /// # Errors
+    ///
+    /// As [`Caller::call`].
+    pub fn call_function<A: Arguments, R: DeserializeOwned>(
+        &mut self,
+        function: &Function<A, R>,
+        arguments: A,
+    ) -> Result<R, Error> {
+        let target = function.target(self.instance)?;
+        self.instance.call_nested(target, &arguments)
+    }
+}
+
+/// A closure that can be registered as a host function: up to twelve parameters of serde types
+/// (owned ones), preceded by `&mut Caller<'_>` if it wants to call back, and a result that
+/// implements `Serialize`, `Result` included.
+///
+/// `M` is an artefact of type inference; leave it to the compiler.
+pub trait HostFunction<M>: Send + 'static {
+    /// The parameters' types and the result's, as `std::any::type_name` gives them.
+    #[doc(hidden)]
+    fn types() -> (Vec<&'static str>, &'static str);
+
+    /// Decodes, calls, encodes.
+    #[doc(hidden)]
+    fn invoke(&mut self, invocation: Invocation<'_>) -> Outcome;
+}
+
+/// One call of a host function, as it stands in the mailbox.
+#[doc(hidden)]
+pub struct Invocation<'a> {
+    pub(crate) instance: &'a mut Instance,
+    pub(crate) arguments: Range<usize>,
+    pub(crate) reply_offset: usize,
+}
+
+/// How a call of a host function went.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Outcome {
+    /// The result has been written; its length.
+    Replied(usize),
+    /// The result does not fit.
+    TooLarge,
+    /// The result can't be encoded.
+    Unsupported(String),
+    /// The guest's arguments did not decode.
+    BadArguments(String),
+    /// The function panicked, with this message.
+    Panicked(String),
+}
+
+impl Invocation<'_> {
+    fn reply<R: Serialize>(self, call: impl FnOnce(&mut Caller<'_>) -> R) -> Outcome {
+        let mut caller = Caller { instance: self.instance };
+        // After a panic the function is not called again, and the sandbox is spent: nobody sees
+        // what the panic left behind.
+        let result = match catch_unwind(AssertUnwindSafe(|| call(&mut caller))) {
+            Ok(result) => result,
+            Err(panic) => return Outcome::Panicked(panic_text(&*panic)),
+        };
+        let space = &mut self.instance.incoming_mut()[self.reply_offset..];
+        match catch_unwind(AssertUnwindSafe(|| wire::encode(&result, space))) {
+            Ok(Ok(length)) => Outcome::Replied(length),
+            Ok(Err(WireError::TooLarge { .. })) => Outcome::TooLarge,
+            Ok(Err(error)) => Outcome::Unsupported(error.to_string()),
+            Err(panic) => Outcome::Panicked(panic_text(&*panic)),
+        }
+    }
+}
+
+/// The message of a panic, as far as it is text.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "(a panic without a text)".into())
+}
+
+/// A host function whose types have been erased.
+pub(crate) type Registered = Box<dyn FnMut(Invocation<'_>) -> Outcome + Send>;
+
+/// Tells the two forms of closures apart.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct WithCaller;
+/// Tells the two forms of closures apart.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct WithoutCaller;
+
+macro_rules! closures {
+    ($($($param:ident $argument:ident)*;)*) => {
+        $(
+            closure!(WithoutCaller, [], [], $($param $argument)*);
+            closure!(WithCaller, [&mut Caller<'_>,], [caller,], $($param $argument)*);
+        )*
+    };
+}
+
+macro_rules! closure {
+    ($form:ident, [$($first:ty,)?], [$($caller:ident,)?], $($param:ident $argument:ident)*) => {
+        impl<Fun, Res, $($param),*> HostFunction<($form, ($($param,)*), Res)> for Fun
+        where
+            Fun: FnMut($($first,)? $($param),*) -> Res + Send + 'static,
+            Res: Serialize,
+            $($param: DeserializeOwned,)*
+        {
+            fn types() -> (Vec<&'static str>, &'static str) {
+                (vec![$(type_name::<$param>()),*], type_name::<Res>())
+            }
+
+            fn invoke(&mut self, invocation: Invocation<'_>) -> Outcome {
+                let bytes = &invocation.instance.outgoing()[invocation.arguments.clone()];
+                $(
+                    let ($argument, bytes) = match wire::decode::<$param>(bytes) {
+                        Ok(decoded) => decoded,
+                        Err(error) => return Outcome::BadArguments(error.to_string()),
+                    };
+                )*
+                if !bytes.is_empty() {
+                    return Outcome::BadArguments(format!("are {} too many", bytes.len()));
+                }
+                invocation.reply(|_caller| {
+                    $(let $caller = _caller;)?
+                    self($($caller,)? $($argument),*)
+                })
+            }
+        }
+    };
+}
+
+closures! {
+    ;
+    A a;
+    A a B b;
+    A a B b C c;
+    A a B b C c D d;
+    A a B b C c D d E e;
+    A a B b C c D d E e F f1;
+    A a B b C c D d E e F f1 G g;
+    A a B b C c D d E e F f1 G g H h;
+    A a B b C c D d E e F f1 G g H h I i;
+    A a B b C c D d E e F f1 G g H h I i J j;
+    A a B b C c D d E e F f1 G g H h I i J j K k;
+    A a B b C c D d E e F f1 G g H h I i J j K k L l;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_error_tells_its_causes() {
+        let error = crate::Error::with_source(
+            crate::ErrorKind::Io,
+            "the file can't be read",
+            std::io::Error::from(std::io::ErrorKind::NotFound),
+        );
+        let text = HostError::from(error).to_string();
+        assert!(text.starts_with("the file can't be read: "), "{text}");
+        assert!(text.contains("not found"), "{text}");
+    }
+}

@@ -1,0 +1,614 @@
+//! A booted guest: the loop that runs it, and the messages that go in and out.
+//!
+//! Everything here that reads guest memory goes through [`GuestMail::check`]: what comes out of it
+//! are ranges inside the outgoing buffer. The guest does not run while the host looks at them.
+
+use std::any::type_name;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use glowbox_abi::mailbox::{
+    FROM_GUEST_OFFSET, FromGuest, ReplyStatus, TO_GUEST_OFFSET, ToGuest, ToGuestKind,
+};
+use glowbox_abi::wire::{self, WireError};
+use glowbox_core::elf::Function as Export;
+use glowbox_core::fault::{Exception, Fault, FaultKind};
+use glowbox_core::layout::{Layout, Limits, RegionKind};
+use glowbox_core::load::{self, Start};
+use glowbox_core::mail::{GuestMail, MailboxSizes, Return};
+use glowbox_core::registers::Registers;
+use glowbox_core::signature::{ResultMatch, Signature};
+use glowbox_core::symbols;
+use glowbox_machine::interrupt::{RunControl, StopReason};
+use glowbox_machine::kvm::KvmMachine;
+use glowbox_machine::{Exit, Machine, supervisor};
+use glowbox_mem::GuestMemory;
+use serde::de::DeserializeOwned;
+
+use crate::function::Target;
+use crate::host_function::{Invocation, Outcome, Registered, panic_text};
+use crate::log::Log;
+use crate::{Arguments, CallOptions, Engine, Error, ErrorKind, Guest, GuestPanic, Stats};
+
+/// How deep calls from host functions into the guest may nest.
+const MAX_NESTING: u32 = 16;
+/// Longest text of a guest's panic or error that is kept, in bytes.
+const MAX_TEXT: usize = 16 << 10;
+/// Longest x86 instruction in bytes.
+const MAX_INSTRUCTION: u64 = 15;
+
+/// What an instance is made with.
+pub(crate) struct Options {
+    pub(crate) limits: Limits,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) host_functions: HashMap<String, Registered>,
+    pub(crate) log: Log,
+    pub(crate) log_level: u32,
+    pub(crate) log_text_limit: u64,
+}
+
+/// A host function that the guest imports; absent while it runs.
+struct Slot {
+    name: Arc<str>,
+    function: Option<Registered>,
+}
+
+/// A booted guest in its machine.
+///
+/// `Caller` and `Invocation` lend it to host functions.
+pub(crate) struct Instance {
+    machine: Box<dyn Machine>,
+    engine: Engine,
+    guest: Guest,
+    layout: Layout,
+    places: Places,
+    slots: Vec<Slot>,
+    /// Numbers of imported functions, ascending, and their slots.
+    imports: Vec<(u32, usize)>,
+    log: Log,
+    deadline: Option<Duration>,
+    resolved: HashMap<String, Vec<Resolved>>,
+    /// Why it can't be called any more.
+    spent: Option<Error>,
+    /// First offset in the incoming buffer that the guest does not borrow.
+    incoming_free: usize,
+    nesting: u32,
+    stats: Stats,
+}
+
+/// Where in guest memory the mailbox lies.
+struct Places {
+    control: usize,
+    incoming: Range<usize>,
+    outgoing: Range<usize>,
+    sizes: MailboxSizes,
+}
+
+/// A name that has been checked against a pair of types before.
+struct Resolved {
+    arguments: &'static str,
+    result: &'static str,
+    target: Target,
+}
+
+impl Instance {
+    /// Makes the machine, loads the guest and runs its start-up.
+    pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
+        let random = || {
+            getrandom::u64().map_err(|error| {
+                let text = "the system gives no random numbers".to_string();
+                Error::with_source(ErrorKind::Io, text, error)
+            })
+        };
+        let layout = Layout::new(guest.program(), options.limits, random()?).map_err(|error| {
+            Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
+        })?;
+        let mut memory = GuestMemory::new(layout.size()).map_err(|error| {
+            let text = format!("{error}; lower the limits, or allow this process more");
+            Error::with_source(ErrorKind::Hypervisor, text, error)
+        })?;
+        let mut seed = [0; 16];
+        seed[..8].copy_from_slice(&random()?.to_le_bytes());
+        seed[8..].copy_from_slice(&random()?.to_le_bytes());
+        let start = Start {
+            name: guest.name(),
+            random: seed,
+            log_level: options.log_level,
+            log_text_limit: options.log_text_limit,
+        };
+        let entry = load::load(guest.program(), &layout, &start, memory.bytes_mut());
+        let machine = KvmMachine::new(engine.kvm(), memory, entry, engine.signal())
+            .map_err(Error::of_machine)?;
+        engine.watchdog().watch(machine.control());
+        let (slots, imports) = slots(&guest, options.host_functions);
+        let mut instance = Instance {
+            machine: Box::new(machine),
+            engine: engine.clone(),
+            places: Places::of(&layout),
+            guest,
+            layout,
+            slots,
+            imports,
+            log: options.log,
+            deadline: options.deadline,
+            resolved: HashMap::new(),
+            spent: None,
+            incoming_free: 0,
+            nesting: 0,
+            stats: Stats::default(),
+        };
+        instance.start()?;
+        Ok(instance)
+    }
+
+    /// Runs the guest until it says that it is ready.
+    fn start(&mut self) -> Result<(), Error> {
+        let allowed = self.deadline;
+        self.timed(allowed, |instance| match instance.run()? {
+            GuestMail::Ready => Ok(()),
+            GuestMail::StartError { text } => {
+                let text = format!(
+                    "the start-up function of guest `{}` returned an error: {}",
+                    instance.guest.name(),
+                    instance.text(text)
+                );
+                Err(Error::new(ErrorKind::Start, text))
+            }
+            other => Err(out_of_turn(&other)),
+        })
+    }
+
+    /// Runs `body` as one call: with a deadline, and open to interruption.
+    fn timed<T>(
+        &mut self,
+        allowed: Option<Duration>,
+        body: impl FnOnce(&mut Instance) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let watchdog = self.engine.watchdog();
+        let deadline = watchdog.deadline(allowed);
+        self.machine.control().begin(deadline);
+        watchdog.expect(deadline);
+        let result = body(self);
+        self.machine.control().end();
+        result.map_err(|error| match error.kind() {
+            ErrorKind::Deadline => self.spend(Error::deadline(allowed)),
+            _ => self.spend(error),
+        })
+    }
+
+    fn spend(&mut self, error: Error) -> Error {
+        self.spent.get_or_insert(error).clone()
+    }
+
+    /// Calls a function from outside.
+    pub(crate) fn call<A: Arguments, R: DeserializeOwned>(
+        &mut self,
+        target: &Target,
+        arguments: &A,
+        options: &CallOptions,
+    ) -> Result<R, Error> {
+        let length = self.prepare(target, arguments)?;
+        let allowed = options.deadline_or(self.deadline);
+        let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
+        self.finish(target, returned)
+    }
+
+    /// Calls a function from a host function, while the guest waits for that one.
+    pub(crate) fn call_nested<A: Arguments, R: DeserializeOwned>(
+        &mut self,
+        target: &Target,
+        arguments: &A,
+    ) -> Result<R, Error> {
+        if self.nesting >= MAX_NESTING {
+            let text = format!(
+                "calls between host and guest nest more than {MAX_NESTING} deep at guest function \
+                 `{}`",
+                target.name
+            );
+            return Err(Error::new(ErrorKind::NestingTooDeep, text));
+        }
+        let length = self.prepare(target, arguments)?;
+        self.nesting += 1;
+        let returned = self.enter(target, length);
+        self.nesting -= 1;
+        let returned = returned.map_err(|error| self.spend(error))?;
+        self.finish(target, returned)
+    }
+
+    /// Checks that the instance can be called, and writes the arguments.
+    fn prepare<A: Arguments>(&mut self, target: &Target, arguments: &A) -> Result<usize, Error> {
+        if let Some(by) = &self.spent {
+            return Err(Error::spent(by));
+        }
+        let free = self.incoming_free;
+        let space = &mut self.incoming_mut()[free..];
+        arguments.encode(space).map_err(|error| match error {
+            WireError::TooLarge { needed, space } => {
+                let text = format!(
+                    "the arguments of `{}` take {needed} bytes, but a message has room for \
+                     {space}; see Builder::message_size",
+                    target.name
+                );
+                Error::new(ErrorKind::MessageTooLarge, text)
+            }
+            error => {
+                let text = format!("the arguments of `{}` {error}", target.name);
+                Error::with_source(ErrorKind::BadArguments, text, error)
+            }
+        })
+    }
+
+    /// Enters the guest for a function whose arguments have been written, and comes back when the
+    /// function has ended.
+    fn enter(&mut self, target: &Target, length: usize) -> Result<Return, Error> {
+        self.stats.calls += 1;
+        self.tell(&ToGuest {
+            kind: ToGuestKind::Call as u32,
+            function: target.number,
+            offset: self.incoming_free as u64,
+            length: length as u64,
+            ..ToGuest::default()
+        });
+        match self.run()? {
+            GuestMail::Return(returned) => Ok(returned),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    /// Makes a value, or an error, of how a function ended.
+    fn finish<R: DeserializeOwned>(
+        &mut self,
+        target: &Target,
+        returned: Return,
+    ) -> Result<R, Error> {
+        let name = &target.name;
+        match returned {
+            Return::Value(range) => self.decode(target, range),
+            Return::Error { text, payload } => {
+                let payload = &self.outgoing()[payload];
+                if target.result == ResultMatch::Same
+                    && let Ok(result) = wire::decode_all(payload)
+                {
+                    // The caller asked for the whole `Result`.
+                    return Ok(result);
+                }
+                Err(Error::of_guest(name, &self.text(text), payload.to_vec()))
+            }
+            Return::BadArguments => {
+                let text = format!(
+                    "guest function `{name}` could not decode its arguments: a type of the same \
+                     name has another structure there"
+                );
+                Err(Error::new(ErrorKind::BadArguments, text))
+            }
+            Return::TooLarge { needed } => {
+                let text = format!(
+                    "the result of guest function `{name}` takes {needed} bytes, but a message has \
+                     room for {}; see Builder::message_size",
+                    self.places.sizes.outgoing
+                );
+                Err(Error::new(ErrorKind::MessageTooLarge, text))
+            }
+        }
+    }
+
+    fn decode<R: DeserializeOwned>(
+        &mut self,
+        target: &Target,
+        range: Range<usize>,
+    ) -> Result<R, Error> {
+        let bytes = &self.outgoing()[range];
+        let decoded = match (target.result, bytes.split_first()) {
+            (ResultMatch::Same, _) => wire::decode_all(bytes),
+            (ResultMatch::OkOf, Some((0, value))) => wire::decode_all(value),
+            // An `Err` that came as a plain value, since the guest named its `Result` otherwise.
+            (ResultMatch::OkOf, Some((1, _))) => {
+                let text = "(an error without a text)";
+                return Err(Error::of_guest(&target.name, text, bytes.to_vec()));
+            }
+            (ResultMatch::OkOf, _) => {
+                Err(WireError::Malformed { reason: "neither a value nor an error".into() })
+            }
+        };
+        decoded.map_err(|error| {
+            let text = format!(
+                "the result of guest function `{}` is not a `{}`: it {error}",
+                target.name,
+                type_name::<R>()
+            );
+            self.spend(Error::with_source(ErrorKind::Protocol, text, error))
+        })
+    }
+
+    /// Runs the guest until it says something that is for the caller.
+    fn run(&mut self) -> Result<GuestMail, Error> {
+        loop {
+            let exit = self.machine.run().map_err(Error::of_machine)?;
+            if exit != Exit::CalledOut {
+                return Err(self.ended_by(exit));
+            }
+            match self.mail()? {
+                GuestMail::HostCall { function, arguments, reply_offset } => {
+                    let reply = self.host_call(function, arguments, reply_offset)?;
+                    self.tell(&reply);
+                }
+                GuestMail::Log { level, target, text } => self.write_log(level, target, text)?,
+                GuestMail::Panic { text, location } => {
+                    let (message, location) = (self.text(text), self.text(location));
+                    return Err(Error::of_panic(GuestPanic { message, location }));
+                }
+                GuestMail::OutOfMemory { requested } => {
+                    return Err(Error::out_of_memory(requested, self.layout.limits().heap));
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn mail(&self) -> Result<GuestMail, Error> {
+        let at = self.places.control + FROM_GUEST_OFFSET;
+        let bytes = self.machine.memory().bytes()[at..].first_chunk();
+        let bytes: &[u8; FromGuest::SIZE] = bytes.expect("the control page lies in memory");
+        GuestMail::check(bytes, self.places.sizes)
+            .map_err(|error| Error::with_source(ErrorKind::Protocol, error.to_string(), error))
+    }
+
+    fn tell(&mut self, header: &ToGuest) {
+        let at = self.places.control + TO_GUEST_OFFSET;
+        let bytes = &mut self.machine.memory_mut().bytes_mut()[at..at + ToGuest::SIZE];
+        bytes.copy_from_slice(&header.to_bytes());
+    }
+
+    /// Runs a host function and says what to answer.
+    fn host_call(
+        &mut self,
+        number: u32,
+        arguments: Range<usize>,
+        reply_offset: usize,
+    ) -> Result<ToGuest, Error> {
+        let reply = |status: ReplyStatus, length: usize| ToGuest {
+            kind: ToGuestKind::Reply as u32,
+            status: status as u32,
+            offset: reply_offset as u64,
+            length: length as u64,
+            ..ToGuest::default()
+        };
+        let Ok(found) = self.imports.binary_search_by_key(&number, |(number, _)| *number) else {
+            return Ok(reply(ReplyStatus::NotRegistered, 0));
+        };
+        let slot = self.imports[found].1;
+        let Some(mut function) = self.slots[slot].function.take() else {
+            return Ok(reply(ReplyStatus::Busy, 0));
+        };
+        self.stats.host_calls += 1;
+        let outer_free = std::mem::replace(&mut self.incoming_free, reply_offset);
+        let outcome = function(Invocation { instance: self, arguments, reply_offset });
+        self.incoming_free = outer_free;
+        let name = Arc::clone(&self.slots[slot].name);
+        if !matches!(outcome, Outcome::Panicked(_)) {
+            self.slots[slot].function = Some(function);
+        }
+        if let Some(spent) = &self.spent {
+            // A call back into the guest has ended it.
+            return Err(spent.clone());
+        }
+        match outcome {
+            Outcome::Replied(length) => Ok(reply(ReplyStatus::Value, length)),
+            Outcome::TooLarge => Ok(reply(ReplyStatus::TooLarge, 0)),
+            Outcome::Unsupported(reason) => {
+                let text = format!("the result of host function `{name}` {reason}");
+                Err(Error::new(ErrorKind::HostPanic, text))
+            }
+            Outcome::BadArguments(reason) => {
+                let text =
+                    format!("the guest called host function `{name}` with bytes that {reason}");
+                Err(Error::new(ErrorKind::Protocol, text))
+            }
+            Outcome::Panicked(message) => {
+                let text = format!("host function `{name}` panicked: {message}");
+                Err(Error::new(ErrorKind::HostPanic, text))
+            }
+        }
+    }
+
+    fn write_log(
+        &mut self,
+        level: u32,
+        target: Range<usize>,
+        text: Range<usize>,
+    ) -> Result<(), Error> {
+        let outgoing = &self.machine.memory().bytes()[self.places.outgoing.clone()];
+        let log = &mut self.log;
+        let write = AssertUnwindSafe(|| log.write(level, &outgoing[target], &outgoing[text]));
+        catch_unwind(write).map_err(|panic| {
+            let text = format!("the sandbox's log sink panicked: {}", panic_text(&*panic));
+            Error::new(ErrorKind::HostPanic, text)
+        })
+    }
+
+    /// The error for an exit other than by the mailbox.
+    fn ended_by(&self, exit: Exit) -> Error {
+        match exit {
+            Exit::Interrupted => match self.machine.control().stop_reason() {
+                Some(StopReason::Deadline) => Error::deadline(None),
+                _ => Error::new(
+                    ErrorKind::Interrupted,
+                    "the call was interrupted by an InterruptHandle",
+                ),
+            },
+            Exit::Exception(exception) => self.exception(&exception),
+            Exit::Syscall(registers) => {
+                // The instruction is the one before the address to return to.
+                let rip = registers.rcx.wrapping_sub(2);
+                self.fault(FaultKind::Syscall, Registers { rip, ..*registers }, None)
+            }
+            Exit::Port { registers, .. } => self.fault(FaultKind::ForbiddenPort, *registers, None),
+            Exit::Broken { reason } => {
+                let text = format!("the virtual machine can't go on: {reason}");
+                Error::new(ErrorKind::Hypervisor, text)
+            }
+            _ => Error::new(ErrorKind::Hypervisor, "the guest left in an unknown way"),
+        }
+    }
+
+    fn exception(&self, exception: &Exception) -> Error {
+        let entry = supervisor::SYSCALL_ENTRY.0;
+        let code = self.code_at(exception.registers.rip);
+        let kind = Fault::classify(exception, &self.layout, code, entry);
+        let mut registers = exception.registers;
+        if kind == FaultKind::Syscall && registers.rip == entry {
+            registers.rip = registers.rcx.wrapping_sub(2);
+        }
+        self.fault(kind, registers, Some(exception))
+    }
+
+    fn fault(&self, kind: FaultKind, registers: Registers, by: Option<&Exception>) -> Error {
+        let in_file = registers.rip.wrapping_sub(self.layout.load_base());
+        let code = self.layout.region_at(registers.rip);
+        let symbol = code
+            .filter(|region| region.kind == RegionKind::Code)
+            .and_then(|_| symbols::find(self.guest.program().bytes(), in_file));
+        Error::of_fault(Fault::new(kind, registers, by, symbol))
+    }
+
+    /// What stands at an address, as far as it is mapped: at most one instruction.
+    fn code_at(&self, address: u64) -> &[u8] {
+        let Some((region, gpa)) =
+            self.layout.region_at(address).zip(self.layout.translate(address))
+        else {
+            return &[];
+        };
+        let length = (region.end().0 - address).min(MAX_INSTRUCTION);
+        let (start, end) = (gpa.0, gpa.0 + length);
+        match (usize::try_from(start), usize::try_from(end)) {
+            (Ok(start), Ok(end)) => self.machine.memory().bytes().get(start..end).unwrap_or(&[]),
+            _ => &[],
+        }
+    }
+
+    /// Text that the guest wrote, cut to a sensible length.
+    fn text(&self, range: Range<usize>) -> String {
+        let bytes = &self.outgoing()[range];
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]);
+        let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+        text.chars().map(shown).collect()
+    }
+
+    /// The host-to-guest buffer.
+    pub(crate) fn incoming_mut(&mut self) -> &mut [u8] {
+        &mut self.machine.memory_mut().bytes_mut()[self.places.incoming.clone()]
+    }
+
+    /// The guest-to-host buffer.
+    pub(crate) fn outgoing(&self) -> &[u8] {
+        &self.machine.memory().bytes()[self.places.outgoing.clone()]
+    }
+
+    /// As `find`, remembering the answer.
+    pub(crate) fn resolve<A: Arguments, R>(&mut self, name: &str) -> Result<Target, Error> {
+        let (arguments, result) = (type_name::<A>(), type_name::<R>());
+        let known = self.resolved.get(name).and_then(|known| {
+            known.iter().find(|known| known.arguments == arguments && known.result == result)
+        });
+        if let Some(known) = known {
+            return Ok(known.target.clone());
+        }
+        let target = self.find::<A, R>(name)?;
+        let resolved = Resolved { arguments, result, target: target.clone() };
+        self.resolved.entry(name.to_string()).or_default().push(resolved);
+        Ok(target)
+    }
+
+    /// Looks a function up by name and checks its types.
+    pub(crate) fn find<A: Arguments, R>(&self, name: &str) -> Result<Target, Error> {
+        find(&self.guest, name, &A::types(), type_name::<R>())
+    }
+
+    pub(crate) fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    pub(crate) fn control(&self) -> Arc<RunControl> {
+        Arc::clone(self.machine.control())
+    }
+
+    pub(crate) fn spent(&self) -> Option<&Error> {
+        self.spent.as_ref()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats { entries: self.machine.entries(), ..self.stats }
+    }
+}
+
+impl Places {
+    fn of(layout: &Layout) -> Places {
+        let range = |kind| {
+            let range = layout.memory(kind);
+            let index = |value| usize::try_from(value).expect("guest memory is mapped");
+            index(range.start)..index(range.end)
+        };
+        let limits = layout.limits();
+        Places {
+            control: range(RegionKind::Control).start,
+            incoming: range(RegionKind::Incoming),
+            outgoing: range(RegionKind::Outgoing),
+            sizes: MailboxSizes { incoming: limits.incoming, outgoing: limits.outgoing },
+        }
+    }
+}
+
+/// A slot for each host function that the guest imports, and their numbers in ascending order.
+fn slots(
+    guest: &Guest,
+    mut functions: HashMap<String, Registered>,
+) -> (Vec<Slot>, Vec<(u32, usize)>) {
+    let mut slots: Vec<Slot> = Vec::new();
+    let mut imports = Vec::new();
+    for import in guest.program().imports() {
+        let known = slots.iter().position(|slot| *slot.name == *import.name);
+        let slot = known.unwrap_or_else(|| {
+            let function = functions.remove(&import.name);
+            slots.push(Slot { name: import.name.as_str().into(), function });
+            slots.len() - 1
+        });
+        imports.push((import.number, slot));
+    }
+    imports.sort_unstable();
+    (slots, imports)
+}
+
+fn out_of_turn(mail: &GuestMail) -> Error {
+    let text = format!("the guest sent a message out of turn: {mail:?}");
+    Error::new(ErrorKind::Protocol, text)
+}
+
+fn find(guest: &Guest, name: &str, arguments: &[&str], result: &str) -> Result<Target, Error> {
+    let exports = guest.program().exports();
+    let Some(Export { signature, number, .. }) = exports.iter().find(|of| of.name == name) else {
+        let names: Vec<_> = exports.iter().map(|of| of.name.as_str()).collect();
+        let text = format!(
+            "guest `{}` has no function `{name}`; it has: {}",
+            guest.name(),
+            if names.is_empty() { "none".to_string() } else { names.join(", ") }
+        );
+        return Err(Error::new(ErrorKind::UnknownFunction, text));
+    };
+    let asked = Signature::of_types(arguments, result).map_err(|error| {
+        let text = format!("function `{name}` is called with a type that can't be named: {error}");
+        Error::with_source(ErrorKind::SignatureMismatch, text, error)
+    })?;
+    let matched =
+        asked.same_parameters(signature).then(|| asked.result.accepts(&signature.result)).flatten();
+    let Some(result) = matched else {
+        let text = format!(
+            "guest `{}` has `{name}{signature}`, but it is called as `{name}{asked}`",
+            guest.name()
+        );
+        return Err(Error::new(ErrorKind::SignatureMismatch, text));
+    };
+    Ok(Target { name: name.into(), number: *number, result })
+}

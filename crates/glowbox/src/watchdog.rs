@@ -1,0 +1,173 @@
+//! The thread that enforces deadlines.
+//!
+//! A call with a deadline must cost no system call. So a call only writes its deadline down, in its
+//! sandbox's `RunControl`, and looks when the watchdog will look next; only if that is too late does it
+//! wake the watchdog. In a loop of calls with one deadline the watchdog wakes about once per that
+//! time and finds nothing due. It goes to sleep for good when there have been no calls since it
+//! last looked.
+//!
+//! The two sides meet as in Dekker's algorithm: a call writes its deadline, then reads `next_look`;
+//! the watchdog writes `next_look`, then reads the deadlines. One of them sees the other.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use glowbox_machine::interrupt::{NO_DEADLINE, RunControl};
+
+/// Enforces the deadlines of the calls it is told of.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    shared: Arc<Shared>,
+    thread: OnceLock<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    epoch: Instant,
+    /// When the watchdog looks next, in nanoseconds since `epoch`; `NO_DEADLINE` if it sleeps.
+    next_look: AtomicU64,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    watched: Vec<Weak<RunControl>>,
+    /// How many of `watched` there were after the last removal of dead ones.
+    live: usize,
+    /// The time allowed to the call that woke the watchdog last.
+    period: u64,
+    stop: bool,
+}
+
+impl Watchdog {
+    pub(crate) fn new() -> Watchdog {
+        let state = State { watched: Vec::new(), live: 0, period: 0, stop: false };
+        let shared = Shared {
+            epoch: Instant::now(),
+            next_look: AtomicU64::new(NO_DEADLINE),
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+        };
+        Watchdog { shared: Arc::new(shared), thread: OnceLock::new() }
+    }
+
+    /// Watches a sandbox's calls, for as long as the sandbox lives.
+    pub(crate) fn watch(&self, control: &Arc<RunControl>) {
+        let mut state = self.shared.lock();
+        if state.watched.len() > 2 * state.live + 16 {
+            state.watched.retain(|control| control.strong_count() > 0);
+            state.live = state.watched.len();
+        }
+        state.watched.push(Arc::downgrade(control));
+    }
+
+    /// The deadline of a call that begins now and may take `allowed`, for [`RunControl::begin`].
+    pub(crate) fn deadline(&self, allowed: Option<Duration>) -> u64 {
+        match allowed {
+            Some(allowed) => self.shared.now().saturating_add(nanoseconds(allowed)),
+            None => NO_DEADLINE,
+        }
+    }
+
+    /// Makes sure that the watchdog looks in time; to be called after [`RunControl::begin`].
+    pub(crate) fn expect(&self, deadline: u64) {
+        if deadline < self.shared.next_look.load(Ordering::SeqCst) {
+            self.wake(deadline);
+        }
+    }
+
+    #[cold]
+    fn wake(&self, deadline: u64) {
+        let mut state = self.shared.lock();
+        state.period = deadline.saturating_sub(self.shared.now());
+        self.thread.get_or_init(|| {
+            let shared = Arc::clone(&self.shared);
+            std::thread::Builder::new()
+                .name("glowbox-watchdog".into())
+                .spawn(move || shared.run())
+                .expect("a thread can be started")
+        });
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It can't have panicked; if it has, there is nothing left to do about it.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        nanoseconds(self.epoch.elapsed())
+    }
+
+    fn run(&self) {
+        let mut state = self.lock();
+        let mut calls_seen = 0;
+        while !state.stop {
+            let now = self.now();
+            let calls = state.calls();
+            let active = calls != calls_seen;
+            calls_seen = calls;
+            let mut next = state.expire(now);
+            if next == NO_DEADLINE && active {
+                next = now.saturating_add(state.period.max(1));
+            }
+            self.next_look.store(next, Ordering::SeqCst);
+            // A call that has not seen this store is seen here.
+            let earliest = state.expire(now);
+            if earliest < next {
+                continue;
+            }
+            state = match next {
+                NO_DEADLINE => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                next => {
+                    let time = Duration::from_nanos(next.saturating_sub(self.now()));
+                    let waited = self.wake.wait_timeout(state, time);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+impl State {
+    fn controls(&self) -> impl Iterator<Item = Arc<RunControl>> {
+        self.watched.iter().filter_map(Weak::upgrade)
+    }
+
+    /// A number that changes when calls begin.
+    fn calls(&self) -> u64 {
+        self.controls().fold(0, |sum, control| sum.wrapping_add(control.calls()))
+    }
+
+    /// Stops the calls whose deadline has passed, and returns the earliest that has not.
+    fn expire(&self, now: u64) -> u64 {
+        let mut earliest = NO_DEADLINE;
+        for control in self.controls() {
+            if !control.expire(now)
+                && let Some(deadline) = control.deadline()
+            {
+                earliest = earliest.min(deadline);
+            }
+        }
+        earliest
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(NO_DEADLINE - 1)
+}

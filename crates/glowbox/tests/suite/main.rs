@@ -1,0 +1,52 @@
+//! The library's tests against real KVM, with real guests.
+//!
+//! One program with a `main` of its own: it builds the guests once, and where `/dev/kvm` can't be
+//! used it leaves the tests out, says why, and says at its end how many those were. Each module is
+//! a topic; each test's name says what must hold.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Declares a module's tests: each function becomes one, and `TESTS` lists them.
+macro_rules! tests {
+    ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
+        $($(#[$meta])* fn $name() $body)*
+        pub(crate) const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+mod ends;
+mod support;
+
+/// Every topic with its tests.
+const TOPICS: &[(&str, &[(&str, fn())])] = &[("ends", ends::TESTS)];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let reason = support::why_not();
+    let mut count = 0;
+    let mut trials = Vec::new();
+    for (topic, tests) in TOPICS {
+        for (name, test) in *tests {
+            count += 1;
+            let test = *test;
+            let run = move || {
+                test();
+                Ok::<(), Failed>(())
+            };
+            let trial = Trial::test(format!("{topic}::{name}"), run);
+            trials.push(trial.with_ignored_flag(reason.is_some()));
+        }
+    }
+    if reason.is_none() && !arguments.list {
+        support::build_guests();
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let left_out = if reason.is_some() { count } else { 0 };
+    if let Some(reason) = reason {
+        eprintln!("These tests need KVM and were left out: {reason}");
+    }
+    println!("{left_out} of {count} tests against KVM were left out");
+    conclusion.exit_code()
+}

@@ -1,0 +1,68 @@
+//! What the tests share.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, OnceLock};
+
+use glowbox::{Builder, Engine, Error, Guest, Sandbox};
+
+/// Why tests against KVM can't run here, if they can't.
+pub(crate) fn why_not() -> Option<String> {
+    Engine::shared().err().map(|error| error.to_string())
+}
+
+static GUESTS: LazyLock<HashMap<String, Guest>> = LazyLock::new(|| {
+    let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/..");
+    let guests = glowbox_build::Guest::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests"))
+        .target_dir(target)
+        .build_all();
+    let guests = guests.unwrap_or_else(|error| panic!("{error}"));
+    let read = |guest: &glowbox_build::GuestBinary| {
+        let name = guest.name().to_string();
+        (name, Guest::from_file(guest.path()).expect("glowbox-build makes guests that can be run"))
+    };
+    guests.iter().map(read).collect()
+});
+
+/// Builds the guests, so that no test's time includes it.
+pub(crate) fn build_guests() {
+    LazyLock::force(&GUESTS);
+}
+
+/// A guest of the folder `guests/`.
+pub(crate) fn guest(name: &str) -> Guest {
+    GUESTS.get(name).unwrap_or_else(|| panic!("there is no guest `{name}`")).clone()
+}
+
+/// A sandbox of the guest `testing`, without host functions other than those it imports.
+pub(crate) fn sandbox() -> Sandbox {
+    builder().build(guest("testing")).expect("a sandbox")
+}
+
+/// A builder with all that the guest `testing` imports.
+pub(crate) fn builder() -> Builder {
+    Sandbox::builder()
+}
+
+/// The error of what must fail.
+#[track_caller]
+pub(crate) fn error<T: std::fmt::Debug>(result: Result<T, Error>) -> Error {
+    result.expect_err("this must fail")
+}
+
+/// Runs `test` in a process of its own, for what concerns the whole process.
+pub(crate) fn isolated(name: &str, test: impl FnOnce()) {
+    static CHILD: OnceLock<bool> = OnceLock::new();
+    let variable = "GLOWBOX_TEST_ISOLATED";
+    if *CHILD.get_or_init(|| std::env::var_os(variable).is_some()) {
+        return test();
+    }
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", name, "--test-threads", "1"])
+        .env(variable, "1")
+        .output()
+        .expect("this program runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
+}

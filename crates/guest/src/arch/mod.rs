@@ -1,0 +1,219 @@
+//! What touches the machine: start-up, leaving to the host, and the mailbox's memory.
+//!
+//! All of the library's `unsafe` but the heap's is here. The rest of the library, and every guest,
+//! sees safe functions whose rules are kept at run time: the outgoing buffer is lent to one writer
+//! at a time, and a message in the incoming buffer is not overwritten while it is borrowed.
+
+#![allow(unsafe_code)]
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ptr;
+
+use glowbox_abi::mailbox::{
+    BOOT_INFO_OFFSET, BootInfo, FROM_GUEST_OFFSET, FromGuest, MESSAGE_ALIGN, TO_GUEST_OFFSET,
+    ToGuest,
+};
+use glowbox_abi::record::{Kind, Record};
+use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
+
+use crate::call::{ExportHandler, ExportRecord, ImportRecord};
+
+mod x86_64;
+
+/// Address of the control page, and what of the buffers is in use.
+struct State {
+    control: Cell<usize>,
+    /// Whether someone is writing to the outgoing buffer.
+    outgoing_lent: Cell<bool>,
+    /// First offset in the incoming buffer that no borrowed message occupies.
+    incoming_top: Cell<u64>,
+}
+
+// SAFETY: a guest has one thread and no interrupts.
+unsafe impl Sync for State {}
+
+static STATE: State =
+    State { control: Cell::new(0), outgoing_lent: Cell::new(false), incoming_top: Cell::new(0) };
+
+/// Where the first code written in Rust starts; `stack` is the initial stack pointer.
+///
+/// # Safety
+///
+/// Called once, by the entry point, with the System V initial stack.
+unsafe extern "C" fn start(stack: *const u64) -> ! {
+    // SAFETY: the stack starts with the argument count, the arguments and a null, the environment
+    // and a null, and the auxiliary vector, which ends with a null type.
+    let control = unsafe {
+        let mut at = stack.add(1);
+        for _ in 0..2 {
+            while *at != 0 {
+                at = at.add(1);
+            }
+            at = at.add(1);
+        }
+        while *at != 0 && *at != AT_GLOWBOX {
+            at = at.add(2);
+        }
+        if *at == AT_GLOWBOX { *at.add(1) } else { 0 }
+    };
+    if control == 0 {
+        // Not started by Glowbox: there is nobody to tell.
+        x86_64::abort();
+    }
+    STATE.control.set(usize::try_from(control).unwrap_or(0));
+    crate::start::run()
+}
+
+fn control<T>(offset: usize) -> *mut T {
+    ptr::with_exposed_provenance_mut(STATE.control.get() + offset)
+}
+
+/// What the host said at boot.
+pub(crate) fn boot_info() -> BootInfo {
+    // SAFETY: the control page is mapped, and the host wrote the structure before the start.
+    unsafe { ptr::read(control(BOOT_INFO_OFFSET)) }
+}
+
+/// Writes a header, hands control to the host, and returns what the host answers.
+pub fn leave(header: &FromGuest) -> ToGuest {
+    // SAFETY: both headers lie in the mapped control page, aligned; the host reads and writes
+    // them only while the guest is stopped inside `call_out`.
+    unsafe {
+        ptr::write_volatile(control(FROM_GUEST_OFFSET), *header);
+        x86_64::call_out();
+        ptr::read_volatile(control(TO_GUEST_OFFSET))
+    }
+}
+
+/// Lends the outgoing buffer. `None` if it is lent already.
+pub fn with_outgoing<R>(write: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
+    if STATE.outgoing_lent.replace(true) {
+        return None;
+    }
+    let result = with_outgoing_now(write);
+    STATE.outgoing_lent.set(false);
+    Some(result)
+}
+
+/// Lends the outgoing buffer whether it is lent or not: for the last words of a guest that does
+/// not go back to whoever had it, and for when nobody can have it.
+pub(crate) fn with_outgoing_now<R>(write: impl FnOnce(&mut [u8]) -> R) -> R {
+    let info = boot_info();
+    let address = usize::try_from(info.outgoing_address).unwrap_or(0);
+    let size = usize::try_from(info.outgoing_size).unwrap_or(0);
+    // SAFETY: the host mapped that many bytes there, and they are nobody else's: see above.
+    let space =
+        unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(address), size) };
+    write(space)
+}
+
+/// The first offset in the incoming buffer that a reply may use.
+pub(crate) fn incoming_top() -> u64 {
+    STATE.incoming_top.get()
+}
+
+/// A message in the incoming buffer, kept from being overwritten while it lives.
+///
+/// Messages nest as calls do: the one taken last is dropped first.
+#[derive(Debug)]
+pub struct Message {
+    offset: u64,
+    length: u64,
+    previous_top: u64,
+    /// Not to be sent anywhere; messages belong to the stack of calls.
+    _marker: PhantomData<*const u8>,
+}
+
+impl Message {
+    /// Takes the message that a header describes.
+    pub(crate) fn take(header: &ToGuest) -> Message {
+        let previous_top = STATE.incoming_top.get();
+        let end = header.offset.saturating_add(header.length);
+        let end = end.checked_next_multiple_of(MESSAGE_ALIGN).unwrap_or(u64::MAX);
+        STATE.incoming_top.set(end.min(boot_info().incoming_size));
+        let (offset, length) = (header.offset, header.length);
+        Message { offset, length, previous_top, _marker: PhantomData }
+    }
+
+    /// A message without bytes.
+    pub(crate) fn empty() -> Message {
+        Message::take(&ToGuest::default())
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        let info = boot_info();
+        let address = info.incoming_address.wrapping_add(self.offset);
+        let address = usize::try_from(address).unwrap_or(0);
+        let length = usize::try_from(self.length.min(info.incoming_size)).unwrap_or(0);
+        // SAFETY: the host wrote the message there, within the buffer, and writes nothing before
+        // `incoming_top` while this value lives.
+        unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(address), length) }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        STATE.incoming_top.set(self.previous_top);
+    }
+}
+
+unsafe extern "C" {
+    #[link_name = "__start_glowbox_exports"]
+    static EXPORTS_START: u8;
+    #[link_name = "__stop_glowbox_exports"]
+    static EXPORTS_STOP: u8;
+    #[link_name = "__start_glowbox_imports"]
+    static IMPORTS_START: u8;
+}
+
+/// The records that say which ABI this library speaks. They also keep the sections, and with them
+/// the symbols above, from being absent in a guest without functions.
+#[used]
+#[unsafe(link_section = "glowbox_exports")]
+static EXPORTS_ABI: ExportRecord<0> =
+    Record::new(Kind::Abi, no_function as ExportHandler, ABI_VERSION, 0, []);
+#[used]
+#[unsafe(link_section = "glowbox_imports")]
+static IMPORTS_ABI: ImportRecord<0> = Record::new(Kind::Abi, 0, ABI_VERSION, 0, []);
+
+fn no_function(_: &crate::arch::Message) -> FromGuest {
+    crate::call::bad_arguments()
+}
+
+/// The handler of the exported function whose record starts at `offset` in the section.
+pub(crate) fn export_handler(offset: u32) -> ExportHandler {
+    // SAFETY: the host has read the section and names only offsets at which records start; a
+    // record starts with its handler.
+    unsafe {
+        let record = (&raw const EXPORTS_START).add(offset as usize);
+        *record.cast::<ExportHandler>()
+    }
+}
+
+/// Calls `run` with the handler of each start-up function, until one returns something.
+pub(crate) fn for_each_main<R>(run: impl Fn(ExportHandler) -> Option<R>) -> Option<R> {
+    let (mut record, stop) = (&raw const EXPORTS_START, &raw const EXPORTS_STOP);
+    while record < stop {
+        // SAFETY: the section consists of records, one after the other: the macros make them, and
+        // their size is a multiple of their alignment.
+        let (handler, size, kind) = unsafe {
+            let header = record.cast::<ExportRecord<0>>();
+            ((*header).handler, (*header).size(), (*header).kind())
+        };
+        if kind == Kind::Main as u32
+            && let Some(result) = run(handler)
+        {
+            return Some(result);
+        }
+        record = record.wrapping_add(size);
+    }
+    None
+}
+
+/// The number of an imported function: the offset of its record in the section.
+pub fn import_number<const N: usize>(record: &'static ImportRecord<N>) -> u32 {
+    let start = (&raw const IMPORTS_START).addr();
+    u32::try_from(ptr::from_ref(record).addr() - start).unwrap_or(u32::MAX)
+}

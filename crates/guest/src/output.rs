@@ -1,0 +1,106 @@
+//! Text for the host's log: `print!`, `println!` and the `log` crate.
+
+use core::fmt::{self, Write};
+
+use glowbox_abi::mailbox::{FromGuest, FromGuestKind};
+use log::{LevelFilter, Log, Metadata, Record};
+
+use crate::arch;
+
+/// Longest target in bytes.
+const MAX_TARGET: usize = 256;
+
+/// Writes text into a slice and drops what does not fit, never half a character.
+pub(crate) struct SliceWriter<'a> {
+    space: &'a mut [u8],
+    length: usize,
+    full: bool,
+}
+
+impl<'a> SliceWriter<'a> {
+    pub(crate) fn new(space: &'a mut [u8]) -> Self {
+        SliceWriter { space, length: 0, full: false }
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
+}
+
+impl Write for SliceWriter<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let free = if self.full { 0 } else { self.space.len() - self.length };
+        let fits = text.floor_char_boundary(free.min(text.len()));
+        self.full |= fits < text.len();
+        self.space[self.length..self.length + fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.length += fits;
+        Ok(())
+    }
+}
+
+/// Sends one record. Without space in the mailbox (in the middle of encoding a message) it is
+/// dropped.
+fn send(level: log::Level, target: &str, text: fmt::Arguments<'_>) {
+    let info = arch::boot_info();
+    if level as u32 > info.log_level {
+        return;
+    }
+    let limit = usize::try_from(info.log_text_limit).unwrap_or(usize::MAX);
+    let header = arch::with_outgoing(|space| {
+        let target = &target[..target.floor_char_boundary(MAX_TARGET.min(target.len()))];
+        let (first, rest) = space.split_at_mut_checked(target.len())?;
+        first.copy_from_slice(target.as_bytes());
+        let most = rest.len().min(limit);
+        let mut writer = SliceWriter::new(&mut rest[..most]);
+        let _ = writer.write_fmt(text);
+        Some(FromGuest {
+            kind: FromGuestKind::Log as u32,
+            status: level as u32,
+            text_length: u32::try_from(target.len()).unwrap_or(0),
+            length: (target.len() + writer.length()) as u64,
+            ..FromGuest::default()
+        })
+    });
+    if let Some(Some(header)) = header {
+        arch::leave(&header);
+    }
+}
+
+/// What [`print!`](crate::print) calls.
+pub fn print_text(text: fmt::Arguments<'_>) {
+    send(log::Level::Info, "print", text);
+}
+
+/// What [`println!`](crate::println) calls. A record is a line, so no line end is added.
+pub fn println_text(text: fmt::Arguments<'_>) {
+    send(log::Level::Info, "print", text);
+}
+
+struct HostLog;
+
+impl Log for HostLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() as u32 <= arch::boot_info().log_level
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        send(record.level(), record.target(), *record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Connects the `log` crate to the host.
+pub(crate) fn init(level: u32) {
+    let filter = match level {
+        0 => LevelFilter::Off,
+        1 => LevelFilter::Error,
+        2 => LevelFilter::Warn,
+        3 => LevelFilter::Info,
+        4 => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    if log::set_logger(&HostLog).is_ok() {
+        log::set_max_level(filter);
+    }
+}

@@ -1,0 +1,197 @@
+//! The expansions.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{Error, ForeignItemFn, Ident, ItemFn, Result, Safety, Type};
+
+use crate::signature::{Parameter, is_result, parameters, pieces, result, with_inferred};
+
+/// Brings the prelude into scope beside the function, so that its signature can use it. Written
+/// several times in one module it is still one set of names.
+fn prelude() -> TokenStream {
+    quote! {
+        #[allow(unused_imports)]
+        use ::glowbox_guest::prelude::*;
+    }
+}
+
+fn no_arguments(arguments: &TokenStream) -> Result<()> {
+    if arguments.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new_spanned(arguments, "this attribute takes no arguments"))
+}
+
+/// The record in `section` for the function `name`, as a static `RECORD`.
+fn record(
+    section: &str,
+    kind: TokenStream,
+    of: TokenStream,
+    handler: TokenStream,
+    name: &Ident,
+    pieces: &TokenStream,
+) -> TokenStream {
+    let name = name.to_string();
+    let name = name.strip_prefix("r#").unwrap_or(&name);
+    quote! {
+        const NAME: &[gb::Piece] = &[gb::Piece::Text(#name)];
+        const SIGNATURE: &[gb::Piece] = #pieces;
+        const LENGTH: usize = gb::measure(NAME) + gb::measure(SIGNATURE);
+        const TEXT: [u8; LENGTH] = {
+            let name: [u8; gb::measure(NAME)] = gb::render(NAME);
+            let signature: [u8; gb::measure(SIGNATURE)] = gb::render(SIGNATURE);
+            let mut text = [0; LENGTH];
+            text.split_at_mut(name.len()).0.copy_from_slice(&name);
+            text.split_at_mut(name.len()).1.copy_from_slice(&signature);
+            text
+        };
+        #[used]
+        #[unsafe(link_section = #section)]
+        static RECORD: gb::#of<LENGTH> =
+            gb::Record::new(gb::Kind::#kind, #handler, 0, gb::measure(NAME), TEXT);
+    }
+}
+
+pub(crate) fn guest_function(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    no_arguments(&arguments)?;
+    let function: ItemFn = syn::parse2(item)?;
+    let parameters = parameters(&function.sig)?;
+    let returned = result(&function.sig);
+    let name = &function.sig.ident;
+    let record = record(
+        "glowbox_exports",
+        quote!(Function),
+        quote!(ExportRecord),
+        quote!(handler as gb::ExportHandler),
+        name,
+        &pieces(&parameters, &returned),
+    );
+    let decode = parameters.iter().map(|Parameter { ident, of, .. }| {
+        let of = with_inferred(of);
+        quote! {
+            let (#ident, bytes) = match gb::decode::<#of>(bytes) {
+                ::core::result::Result::Ok(decoded) => decoded,
+                ::core::result::Result::Err(_) => return gb::bad_arguments(),
+            };
+        }
+    });
+    let idents = parameters.iter().map(|parameter| &parameter.ident);
+    if let Safety::Unsafe(token) = &function.sig.safety {
+        let text = "a guest function is called by the host, which can't keep unsafe promises";
+        return Err(Error::new_spanned(token, text));
+    }
+    let finish = finish(&quote!(#name(#(#idents),*)), &returned);
+    let prelude = prelude();
+    Ok(quote! {
+        #prelude
+        #function
+        const _: () = {
+            use ::glowbox_guest::__private as gb;
+            use gb::{Untyped as _, DisplayText as _, DebugText as _, NoText as _};
+            use gb::{SerializePayload as _, TextPayload as _};
+            #record
+            fn handler(message: &gb::Message) -> gb::FromGuest {
+                let bytes = message.bytes();
+                #(#decode)*
+                if !bytes.is_empty() {
+                    return gb::bad_arguments();
+                }
+                #finish
+            }
+        };
+    })
+}
+
+fn finish(call: &TokenStream, returned: &Type) -> TokenStream {
+    if !is_result(returned) {
+        return quote!(gb::return_value(&#call));
+    }
+    quote! {
+        match #call {
+            ::core::result::Result::Ok(value) => gb::return_ok(&value),
+            ::core::result::Result::Err(error) => {
+                let text = (&&&gb::Text(&error)).text();
+                gb::return_error(&text, |space| (&&gb::Payload(&error)).encode(&text, space))
+            }
+        }
+    }
+}
+
+pub(crate) fn host_function(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    no_arguments(&arguments)?;
+    let declaration: ForeignItemFn = syn::parse2(item).map_err(|error| {
+        let text = "a host function is declared without a body: `fn name(…) -> …;`";
+        Error::new(error.span(), text)
+    })?;
+    let ForeignItemFn { attrs, vis, sig, .. } = &declaration;
+    let parameters = parameters(sig)?;
+    let returned = result(sig);
+    let record = record(
+        "glowbox_imports",
+        quote!(Import),
+        quote!(ImportRecord),
+        quote!(0),
+        &sig.ident,
+        &pieces(&parameters, &returned),
+    );
+    let (name, output, lifetimes) = (&sig.ident, &sig.output, &sig.generics);
+    let inputs = parameters.iter().map(|Parameter { ident, of, .. }| quote!(#ident: #of));
+    let idents: Vec<_> = parameters.iter().map(|parameter| &parameter.ident).collect();
+    let raised = with_inferred(&returned);
+    let prelude = prelude();
+    Ok(quote! {
+        #prelude
+        #(#attrs)*
+        #[track_caller]
+        #vis fn #name #lifetimes(#(#inputs),*) #output {
+            use ::glowbox_guest::__private as gb;
+            use gb::{Untyped as _, RaiseAsError as _, RaiseAsPanic as _};
+            #record
+            let reply = gb::call_host(gb::import_number(&RECORD), |space| {
+                let used = 0;
+                #(
+                    let used = used + gb::encode(&#idents, &mut space[used..])?;
+                )*
+                let _ = space;
+                ::core::result::Result::Ok(used)
+            });
+            match reply {
+                ::core::result::Result::Ok(value) => value,
+                ::core::result::Result::Err(error) => {
+                    (&&gb::Raise::<#raised>(::core::marker::PhantomData)).raise(error)
+                }
+            }
+        }
+    })
+}
+
+pub(crate) fn main(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    no_arguments(&arguments)?;
+    let function: ItemFn = syn::parse2(item)?;
+    let parameters = parameters(&function.sig)?;
+    if !parameters.is_empty() {
+        let text = "the start-up function takes no parameters";
+        return Err(Error::new_spanned(&function.sig.inputs, text));
+    }
+    let name = &function.sig.ident;
+    let record = record(
+        "glowbox_exports",
+        quote!(Main),
+        quote!(ExportRecord),
+        quote!(handler as gb::ExportHandler),
+        name,
+        &quote!(&[gb::Piece::Text("()")]),
+    );
+    let prelude = prelude();
+    Ok(quote! {
+        #prelude
+        #function
+        const _: () = {
+            use ::glowbox_guest::__private as gb;
+            #record
+            fn handler(_: &gb::Message) -> gb::FromGuest {
+                gb::run_main(#name)
+            }
+        };
+    })
+}

@@ -177,6 +177,12 @@ impl<T: Typed + ?Sized> Probe<T> {
     pub const TYPE: Option<&'static Type> = Some(T::TYPE);
 }
 
+impl<T: Typed, E> Probe<Result<T, E>> {
+    /// The name of a `Result` whose error has none.
+    pub const RESULT: Option<&'static Type> =
+        Some(&Type::Generic("Result", &[T::TYPE, &Type::Named("Error")]));
+}
+
 impl<T: Serialize> Probe<T> {
     /// The type can be encoded.
     pub const SERIALIZE: bool = true;
@@ -186,6 +192,8 @@ impl<T: Serialize> Probe<T> {
 pub trait Untyped {
     /// No name is known.
     const TYPE: Option<&'static Type> = None;
+    /// It is no `Result`, or its value has no name of its own either.
+    const RESULT: Option<&'static Type> = None;
     /// The type can't be encoded.
     const SERIALIZE: bool = false;
 }

@@ -112,9 +112,9 @@ pub(crate) fn with_inferred(of: &Type) -> Type {
 /// An expression for the type's name: its own where it has one, otherwise its source text.
 fn name_of(of: &Type, text: &str) -> TokenStream {
     quote! {
-        gb::Piece::Type(match <gb::Probe<#of>>::TYPE {
-            ::core::option::Option::Some(of) => of,
-            ::core::option::Option::None => &gb::Type::Named(#text),
+        gb::Piece::Type(match (<gb::Probe<#of>>::TYPE, <gb::Probe<#of>>::RESULT) {
+            (::core::option::Option::Some(of), _) | (_, ::core::option::Option::Some(of)) => of,
+            _ => &gb::Type::Named(#text),
         })
     }
 }

@@ -16,11 +16,28 @@ macro_rules! tests {
     };
 }
 
+mod calls;
 mod ends;
+mod files;
+mod host_functions;
+mod limits;
+mod many;
+mod protocol;
 mod support;
+mod time;
+mod trace;
 
 /// Every topic with its tests.
-const TOPICS: &[(&str, &[(&str, fn())])] = &[("ends", ends::TESTS)];
+const TOPICS: &[(&str, &[(&str, fn())])] = &[
+    ("calls", calls::TESTS),
+    ("ends", ends::TESTS),
+    ("files", files::TESTS),
+    ("host_functions", host_functions::TESTS),
+    ("limits", limits::TESTS),
+    ("many", many::TESTS),
+    ("protocol", protocol::TESTS),
+    ("time", time::TESTS),
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

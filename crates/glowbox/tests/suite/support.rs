@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{LazyLock, OnceLock};
 
-use glowbox::{Builder, Engine, Error, Guest, Sandbox};
+use glowbox::{Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, Sandbox};
 
 /// Why tests against KVM can't run here, if they can't.
 pub(crate) fn why_not() -> Option<String> {
@@ -40,7 +40,47 @@ pub(crate) fn sandbox() -> Sandbox {
 
 /// A builder with all that the guest `testing` imports.
 pub(crate) fn builder() -> Builder {
-    Sandbox::builder()
+    builder_without("")
+}
+
+/// The same but for one function, which the test registers itself.
+pub(crate) fn builder_without(left_out: &str) -> Builder {
+    let mut builder = Sandbox::builder();
+    macro_rules! register {
+        ($($name:literal: $function:expr;)*) => {
+            $(if $name != left_out {
+                builder = builder.host_function($name, $function);
+            })*
+        };
+    }
+    register! {
+        "host_add": |a: u32, b: u32| a.wrapping_add(b);
+        "host_echo": |data: Vec<u8>| data;
+        "host_checked": |number: u32| -> Result<u32, HostError> {
+            if number == 0 { Err(HostError::new("zero is refused")) } else { Ok(number) }
+        };
+        "host_typed": |number: u32| -> Result<u32, String> {
+            if number == 0 { Err("zero".to_string()) } else { Ok(number) }
+        };
+        "host_visit": |caller: &mut Caller<'_>, depth: u32| -> u32 {
+            caller.call("visit", (depth, "a nested text")).unwrap_or(u32::MAX)
+        };
+        "host_visit_checked": |caller: &mut Caller<'_>, depth: u32| -> Result<u32, HostError> {
+            Ok(caller.call::<_, u32>("visit", (depth, "a nested text"))?)
+        };
+    }
+    for number in 0..18u32 {
+        let name = format!("step_{number}");
+        builder = builder.host_function(name, move |caller: &mut Caller<'_>| -> u32 {
+            match caller.call::<_, u32>("step", (number + 1,)) {
+                Ok(below) => below + 1,
+                // The bound was met: say how deep it was.
+                Err(error) if error.kind() == ErrorKind::NestingTooDeep => 0,
+                Err(error) => panic!("{error}"),
+            }
+        });
+    }
+    builder
 }
 
 /// The error of what must fail.

@@ -1,0 +1,104 @@
+//! Files that are no guests. The parser's own tests are in glowbox-core; here it is that errors
+//! name file and field, and that nothing is left open.
+
+use glowbox::{ErrorKind, Guest, Sandbox};
+use glowbox_testguest::{CODE, DATA, GuestFile, R, Record, W, X};
+
+use crate::support::error;
+
+fn refused(file: &GuestFile, words: &[&str]) {
+    let error = error(Guest::from_bytes("plugin.elf", file.to_bytes()));
+    assert_eq!(error.kind(), ErrorKind::InvalidGuest);
+    let text = error.to_string();
+    for word in words.iter().chain(&["`plugin.elf`"]) {
+        assert!(text.contains(word), "no {word} in: {text}");
+    }
+}
+
+fn changed(change: impl FnOnce(&mut GuestFile)) -> GuestFile {
+    let mut file = GuestFile::of_code(&[0xeb, 0xfe]);
+    change(&mut file);
+    file
+}
+
+tests! {
+    fn each_kind_of_bad_file_is_a_distinct_error_naming_file_and_field() {
+        refused(&changed(|f| f.segments[1].address = CODE), &["segments 0 and 1", "overlap"]);
+        refused(&changed(|f| f.segments[1].size = 1 << 40), &["segment 1", "p_memsz"]);
+        refused(&changed(|f| f.segments[1].address = u64::MAX - 9), &["segment 1", "p_vaddr"]);
+        refused(&changed(|f| f.segments[0].flags = R | W | X), &["writable and executable"]);
+        refused(&changed(|f| f.file_type = 1), &["e_type"]);
+        refused(&changed(|f| f.entry = DATA), &["e_entry"]);
+        refused(&changed(|f| f.extra_headers.push((3, DATA, 64, 8))), &["dynamic loader"]);
+        refused(&changed(|f| f.exports = None), &["glowbox_exports", "glowbox-guest"]);
+        refused(
+            &changed(|f| f.imports = Some(vec![Record::abi(7)])),
+            &["glowbox_imports", "ABI version 7"],
+        );
+        let nonsense = Record::function("f", "(u8");
+        let nonsense = changed(|f| f.exports.as_mut().expect("there").push(nonsense));
+        refused(&nonsense, &["glowbox_exports", "`f`", "(u8"]);
+        refused(&changed(|f| f.relocations.push((6, DATA, 0))), &["relocation 0", "type 6"]);
+        refused(&changed(|f| f.relocations.push((8, CODE, 0))), &["relocation 0", "r_offset"]);
+    }
+
+    fn other_files_are_refused_by_what_they_are() {
+        let dynamic = error(Guest::from_file("/bin/sh"));
+        assert_eq!(dynamic.kind(), ErrorKind::InvalidGuest);
+        assert!(dynamic.to_string().contains("`/bin/sh`"), "{dynamic}");
+        assert!(dynamic.to_string().contains("dynamic loader `/lib64/ld-linux"), "{dynamic}");
+        let text = error(Guest::from_file(file!().replace("crates/glowbox/", "")));
+        assert!(text.to_string().contains("not an ELF file"), "{text}");
+        let mut arm = GuestFile::of_code(&[0]).to_bytes();
+        arm[18] = 183;
+        let arm = error(Guest::from_bytes("arm.elf", arm));
+        assert!(arm.to_string().contains("e_machine") && arm.to_string().contains("183"), "{arm}");
+    }
+
+    fn a_truncated_file_is_an_error_at_every_length() {
+        let whole = GuestFile::of_code(&[0xeb, 0xfe]).to_bytes();
+        for length in (0..whole.len()).step_by(7) {
+            let cut = error(Guest::from_bytes("cut.elf", &whole[..length]));
+            assert_eq!(cut.kind(), ErrorKind::InvalidGuest, "{length} bytes");
+        }
+    }
+
+    fn a_missing_file_and_a_folder_are_errors_that_name_the_path() {
+        for path in ["/no/such/guest.elf", "/tmp"] {
+            let missing = error(Sandbox::builder().build(path));
+            assert_eq!(missing.kind(), ErrorKind::Io);
+            assert!(missing.to_string().contains(path), "{missing}");
+            assert!(std::error::Error::source(&missing).is_some());
+        }
+    }
+
+    fn an_endless_file_is_refused_without_reading_it_all() {
+        let endless = error(Guest::from_file("/dev/zero"));
+        assert_eq!(endless.kind(), ErrorKind::InvalidGuest);
+    }
+
+    fn a_refused_file_leaves_nothing_open() {
+        crate::support::isolated("files::a_refused_file_leaves_nothing_open", || {
+            let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
+            let before = open();
+            for _ in 0..100 {
+                let _ = error(Guest::from_file("/bin/sh"));
+                let _ = error(Sandbox::builder().build("/no/such/guest.elf"));
+            }
+            assert_eq!(open(), before);
+        });
+    }
+
+    fn a_program_at_a_fixed_address_runs() {
+        // mov eax, 1; hlt: that it reaches the `hlt` shows that it ran.
+        let mut file = GuestFile::of_code(&[0xb8, 1, 0, 0, 0, 0xf4]);
+        file.file_type = 2;
+        (file.segments[0].address, file.segments[1].address) = (0x40_1000, 0x40_2000);
+        file.entry = 0x40_1000;
+        let guest = Guest::from_bytes("fixed.elf", file.to_bytes()).unwrap();
+        let ended = error(Sandbox::builder().build(guest));
+        let fault = ended.fault().expect("a fault");
+        assert_eq!(fault.kind, glowbox::FaultKind::Halt);
+        assert_eq!((fault.rip, fault.registers.rax), (0x40_1005, 1));
+    }
+}

@@ -1,0 +1,188 @@
+//! Many sandboxes: one after the other, at once, over threads; and what a call costs in system
+//! calls.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::thread;
+
+use glowbox::Sandbox;
+
+use crate::support::{builder, guest, isolated, sandbox};
+use crate::trace;
+
+/// What a process holds, as /proc tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    descriptors: usize,
+    mappings: usize,
+    threads: usize,
+}
+
+fn held() -> Held {
+    let count = |path| std::fs::read_dir(path).expect("proc").count();
+    // The allocator may split or join its own heap; what a sandbox maps has other names or none.
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("proc");
+    let ours = |line: &&str| {
+        let named = line.split_whitespace().nth(5).unwrap_or("");
+        named.starts_with("anon_inode") || named.starts_with("/memfd") || is_large(line)
+    };
+    Held {
+        descriptors: count("/proc/self/fd"),
+        mappings: maps.lines().filter(ours).count(),
+        threads: count("/proc/self/task"),
+    }
+}
+
+/// Whether a line of /proc/self/maps is an anonymous mapping as large as guest memory.
+fn is_large(line: &str) -> bool {
+    let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+        return false;
+    };
+    let number = |text| u64::from_str_radix(text, 16).expect("an address");
+    line.split_whitespace().nth(5).is_none() && number(to) - number(from) >= 90 << 20
+}
+
+fn greeter() -> Sandbox {
+    Sandbox::builder()
+        .host_function("weekday", || "Monday".to_string())
+        .build(guest("hello"))
+        .expect("a sandbox")
+}
+
+/// Waits for what the kernel gives back a little later.
+fn settles_to(expected: &Held) -> Held {
+    for _ in 0..200 {
+        if held() == *expected {
+            break;
+        }
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
+    held()
+}
+
+tests! {
+    fn a_thousand_sandboxes_in_a_row_leave_nothing_behind() {
+        isolated("many::a_thousand_sandboxes_in_a_row_leave_nothing_behind", || {
+            drop(greeter().call::<_, String>("greet", ("first",)).expect("an answer"));
+            let before = held();
+            for number in 0..1000u32 {
+                let name = number.to_string();
+                let greeting: String = greeter().call("greet", (&name,)).expect("an answer");
+                assert_eq!(greeting, format!("Hello, {name}! Today is Monday."));
+            }
+            assert_eq!(settles_to(&before), before);
+        });
+    }
+
+    fn two_hundred_sandboxes_at_once_called_from_eight_threads_leave_nothing_behind() {
+        let name = "many::two_hundred_sandboxes_at_once_called_from_eight_threads_leave_nothing_behind";
+        isolated(name, || {
+            drop(greeter().call::<_, String>("greet", ("first",)).expect("an answer"));
+            let before = held();
+            let mut sandboxes: Vec<Sandbox> = (0..200).map(|_| sandbox()).collect();
+            assert!(held().descriptors >= before.descriptors + 400);
+            // Three rounds; in each, every thread has other sandboxes than in the one before.
+            for round in 0..3u32 {
+                sandboxes.rotate_left(25 - usize::try_from(round).expect("small"));
+                thread::scope(|scope| {
+                    for part in sandboxes.chunks_mut(25) {
+                        scope.spawn(move || {
+                            for (number, sandbox) in (0..).zip(part) {
+                                let sum: u32 = sandbox.call("add", (number, round)).expect("a sum");
+                                assert_eq!(sum, number + round);
+                                assert_eq!(
+                                    sandbox.call::<_, u32>("count", ()).expect("a count"),
+                                    round + 1
+                                );
+                            }
+                        });
+                    }
+                });
+            }
+            drop(sandboxes);
+            assert_eq!(settles_to(&before), before);
+        });
+    }
+
+    fn sandboxes_that_ended_badly_leave_nothing_behind() {
+        isolated("many::sandboxes_that_ended_badly_leave_nothing_behind", || {
+            let build = || {
+                builder()
+                    .deadline(std::time::Duration::from_millis(20))
+                    .build(guest("testing"))
+                    .expect("a sandbox")
+            };
+            build().call::<_, u32>("spin", ()).expect_err("the deadline");
+            let before = held();
+            for _ in 0..20 {
+                build().call::<_, u32>("spin", ()).expect_err("the deadline");
+                build().call::<_, String>("malformed_string", ()).expect_err("no string");
+            }
+            assert_eq!(settles_to(&before), before);
+        });
+    }
+
+    fn a_sandbox_may_be_called_from_one_thread_after_another() {
+        let (sender, receiver) = mpsc::channel::<Sandbox>();
+        let thread = thread::spawn(move || {
+            let mut sandbox = receiver.recv().expect("a sandbox");
+            let count: u32 = sandbox.call("count", ()).expect("a count");
+            (sandbox, count)
+        });
+        let mut here = sandbox();
+        assert_eq!(here.call::<_, u32>("count", ()).unwrap(), 1);
+        sender.send(here).expect("the thread waits");
+        let (mut back, count) = thread.join().unwrap();
+        assert_eq!(count, 2);
+        assert_eq!(back.call::<_, u32>("count", ()).unwrap(), 3);
+    }
+
+    fn a_warm_call_is_one_entry() {
+        let mut sandbox = sandbox();
+        let add = sandbox.function::<(u32, u32), u32>("add").unwrap();
+        let before = sandbox.stats();
+        for number in 0..100 {
+            assert_eq!(add.call(&mut sandbox, (number, 1)).unwrap(), number + 1);
+        }
+        let after = sandbox.stats();
+        assert_eq!(after.calls - before.calls, 100);
+        // A signal that is none of the sandbox's business may cost an entry more.
+        assert!((100..110).contains(&(after.entries - before.entries)));
+    }
+
+    /// All system calls of the calling thread, counted by ptrace: one ioctl a call and nothing
+    /// else, with the default deadline in force.
+    fn a_warm_call_is_one_kvm_run_and_no_other_system_call() {
+        let counts = trace::count_system_calls(|mark| {
+            let mut sandbox = sandbox();
+            let add = sandbox.function::<(u32, u32), u32>("add").expect("a handle");
+            let mut sum = 0;
+            for number in 0..50 {
+                sum += add.call(&mut sandbox, (number, 1)).expect("a sum");
+            }
+            mark();
+            for number in 0..200 {
+                sum += add.call(&mut sandbox, (number, 1)).expect("a sum");
+            }
+            mark();
+            assert!(sum > 0);
+        });
+        assert_eq!(counts, BTreeMap::from([(libc::SYS_ioctl, 200)]));
+    }
+
+    fn a_host_call_is_one_kvm_run_more() {
+        let counts = trace::count_system_calls(|mark| {
+            let mut sandbox = sandbox();
+            let add = sandbox.function::<(u32, u32), u32>("call_host_add").expect("a handle");
+            for number in 0..50 {
+                add.call(&mut sandbox, (number, 1)).expect("a sum");
+            }
+            mark();
+            for number in 0..100 {
+                add.call(&mut sandbox, (number, 1)).expect("a sum");
+            }
+            mark();
+        });
+        assert_eq!(counts, BTreeMap::from([(libc::SYS_ioctl, 200)]));
+    }
+}

@@ -1,0 +1,91 @@
+//! Counts the system calls of a piece of code, by running it in a traced child process.
+
+use std::collections::BTreeMap;
+
+/// A system call that does nothing and that nobody makes: `getpriority` with this argument.
+const MARK: i32 = 0x6c6f;
+
+/// Runs `code` in a forked and traced process and returns how often its first thread made each
+/// system call between the two times it called `mark`.
+///
+/// Only what is safe in a child of a process with threads may be done there; so the engine, its
+/// watchdog and the sandboxes are made in the child, and the guests have been read before.
+pub(crate) fn count_system_calls(code: impl FnOnce(&dyn Fn())) -> BTreeMap<i64, u64> {
+    crate::support::build_guests();
+    // SAFETY: the child runs test code and leaves by `_exit`, without unwinding into the parent's.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", std::io::Error::last_os_error()),
+        0 => run_traced(code),
+        child => watch(child),
+    }
+}
+
+fn run_traced(code: impl FnOnce(&dyn Fn())) -> ! {
+    // SAFETY: asks to be traced by the parent, and stops until it is ready.
+    unsafe {
+        libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
+        libc::raise(libc::SIGSTOP);
+    }
+    let mark = || {
+        // SAFETY: reads a priority; the arguments are of no process.
+        unsafe { libc::syscall(libc::SYS_getpriority, MARK, 0) };
+    };
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| code(&mark)));
+    // SAFETY: ends the child.
+    unsafe { libc::_exit(i32::from(result.is_err())) }
+}
+
+fn wait(child: libc::pid_t) -> i32 {
+    let mut status = 0;
+    // SAFETY: waits for a child of this process and writes to this stack.
+    let waited = unsafe { libc::waitpid(child, &raw mut status, libc::__WALL) };
+    assert_eq!(waited, child, "waitpid: {}", std::io::Error::last_os_error());
+    status
+}
+
+fn resume(child: libc::pid_t, signal: i32) {
+    // SAFETY: the child is stopped and traced by this thread.
+    let result = unsafe { libc::ptrace(libc::PTRACE_SYSCALL, child, 0, signal) };
+    assert_eq!(result, 0, "ptrace: {}", std::io::Error::last_os_error());
+}
+
+/// Number and first argument of the system call at which the child has stopped.
+fn system_call(child: libc::pid_t) -> (i64, i32) {
+    // SAFETY: an all-zero register set is a valid value; the child is stopped and traced.
+    let registers = unsafe {
+        let mut registers: libc::user_regs_struct = std::mem::zeroed();
+        libc::ptrace(libc::PTRACE_GETREGS, child, 0, &raw mut registers);
+        registers
+    };
+    let number = i64::try_from(registers.orig_rax).unwrap_or(-1);
+    (number, i32::try_from(registers.rdi & 0x7fff_ffff).unwrap_or(0))
+}
+
+fn watch(child: libc::pid_t) -> BTreeMap<i64, u64> {
+    assert!(libc::WIFSTOPPED(wait(child)));
+    let mut counts = BTreeMap::new();
+    let (mut marks, mut entering, mut signal) = (0, true, 0);
+    loop {
+        resume(child, signal);
+        signal = 0;
+        let status = wait(child);
+        if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
+            assert_eq!(status, 0, "the traced process failed");
+            assert_eq!(marks, 2, "the traced process ended early");
+            return counts;
+        }
+        match libc::WSTOPSIG(status) {
+            libc::SIGTRAP => {
+                if entering {
+                    match system_call(child) {
+                        (libc::SYS_getpriority, MARK) => marks += 1,
+                        (number, _) if marks == 1 => *counts.entry(number).or_insert(0) += 1,
+                        _ => {}
+                    }
+                }
+                entering = !entering;
+            }
+            other => signal = other,
+        }
+    }
+}

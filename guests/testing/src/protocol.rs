@@ -1,0 +1,36 @@
+//! Messages made by hand, as a guest that has been taken over would.
+
+use glowbox_guest::__private::FromGuest;
+use glowbox_guest::__private::raw::{leave, with_outgoing};
+use glowbox_guest::guest_function;
+
+/// Sends any header and returns the kind and status of the answer.
+#[guest_function]
+fn send_raw(
+    kind: u32,
+    status: u32,
+    function: u32,
+    text_length: u32,
+    offset: u64,
+    length: u64,
+    reply_offset: u64,
+) -> (u32, u32) {
+    let header =
+        FromGuest { kind, status, function, text_length, offset, length, reply_offset, amount: 0 };
+    let answer = leave(&header);
+    (answer.kind, answer.status)
+}
+
+/// Leaves these bytes where a message starts, and returns nothing; for `send_raw` afterwards.
+#[guest_function]
+fn leave_bytes(bytes: &[u8]) {
+    with_outgoing(|space| space[..bytes.len()].copy_from_slice(bytes));
+}
+
+/// Returns bytes that are no string.
+#[guest_function]
+fn malformed_string() -> String {
+    with_outgoing(|space| space[..3].copy_from_slice(&[0xff, 0xff, 0x7f]));
+    leave(&FromGuest { kind: 2, length: 3, ..FromGuest::default() });
+    String::new()
+}

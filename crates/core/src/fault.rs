@@ -257,6 +257,8 @@ impl Instruction {
             // cli, sti
             [0xfa | 0xfb, ..] => Instruction::Privileged,
             [0x0f, 0x05, ..] => Instruction::Syscall,
+            // xgetbv, xend, xtest, enclu, rdpkru, wrpkru, monitorx, mwaitx, clzero, rdpru
+            [0x0f, 0x01, 0xd0 | 0xd5..=0xd7 | 0xee | 0xef | 0xfa..=0xfd, ..] => Instruction::Other,
             // lgdt, lmsw, invlpg, swapgs and their like; lldt, ltr; clts, sysret, invd, wbinvd;
             // moves to and from control and debug registers; wrmsr, rdmsr, rdpmc; sysexit.
             [
@@ -369,6 +371,9 @@ mod tests {
         assert_eq!(kind(13, 0, &[0xcd, 0x80]), FaultKind::SoftwareInterrupt(0x80));
         assert_eq!(kind(13, 0x80 * 8 + 2, &[0x90]), FaultKind::SoftwareInterrupt(0x80));
         assert_eq!(kind(13, 0, &[0x0f, 0x22, 0xd8]), FaultKind::PrivilegedInstruction);
+        assert_eq!(kind(13, 0, &[0x0f, 0x01, 0xf8]), FaultKind::PrivilegedInstruction);
+        assert_eq!(kind(13, 0, &[0x0f, 0x01, 0xd0]), FaultKind::GeneralProtection);
+        assert_eq!(kind(6, 0, &[0x0f, 0x01, 0xee]), FaultKind::InvalidOpcode);
         assert_eq!(kind(13, 0, &[0x8b, 0x00]), FaultKind::GeneralProtection);
         assert_eq!(kind(13, 0, &[]), FaultKind::GeneralProtection);
         assert_eq!(kind(13, 0, &[0x66; 15]), FaultKind::GeneralProtection);

@@ -59,7 +59,7 @@ unsafe impl Source for Region {
     }
 }
 
-/// The allocator, and the last request it could not meet.
+/// The allocator, and the last request if it could not be met.
 struct Heap {
     talc: TalcCell<Region, DefaultBinning>,
     failed: Cell<usize>,
@@ -73,10 +73,8 @@ static HEAP: Heap =
     Heap { talc: TalcCell::new(Region { end: None, next: 0, limit: 0 }), failed: Cell::new(0) };
 
 impl Heap {
-    fn note_failure(&self, pointer: *mut u8, size: usize) -> *mut u8 {
-        if pointer.is_null() {
-            self.failed.set(size);
-        }
+    fn note(&self, pointer: *mut u8, size: usize) -> *mut u8 {
+        self.failed.set(if pointer.is_null() { size } else { 0 });
         pointer
     }
 }
@@ -85,7 +83,7 @@ impl Heap {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller upholds `GlobalAlloc`'s contract.
-        self.note_failure(unsafe { self.talc.alloc(layout) }, layout.size())
+        self.note(unsafe { self.talc.alloc(layout) }, layout.size())
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
@@ -95,7 +93,7 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
-        self.note_failure(unsafe { self.talc.realloc(pointer, layout, size) }, size)
+        self.note(unsafe { self.talc.realloc(pointer, layout, size) }, size)
     }
 }
 
@@ -106,7 +104,7 @@ pub(crate) fn init(address: u64, size: u64) {
     HEAP.talc.replace_source(Region { end: None, next, limit });
 }
 
-/// The size of the last request that could not be met, or 0.
+/// The size of the last request if it could not be met, otherwise 0.
 pub(crate) fn failed_request() -> usize {
     HEAP.failed.get()
 }

@@ -49,5 +49,5 @@ fn out_of_memory(text: &[u8]) -> Option<usize> {
     let text = core::str::from_utf8(text).ok()?;
     let size = text.strip_prefix("memory allocation of ")?.strip_suffix(" bytes failed")?;
     let size: usize = size.parse().ok()?;
-    (size == heap::failed_request()).then_some(size)
+    (size != 0 && size == heap::failed_request()).then_some(size)
 }

@@ -8,10 +8,19 @@ macro_rules! instructions {
     ($($(#[$doc:meta])* $name:ident: $($text:literal)+;)*) => {$(
         $(#[$doc])*
         #[guest_function]
+        #[inline(never)]
         fn $name() {
             // SAFETY: the instruction raises an exception, from which nothing returns. Were that
             // wrong: it changes no memory, and of the registers only those listed.
-            unsafe { asm!($($text),+, in("rax") 0u64, in("rdx") 0u64, in("rcx") 0u64, clobber_abi("C")) }
+            unsafe {
+                asm!(
+                    $($text),+,
+                    in("rax") 0u64,
+                    in("rcx") 0u64,
+                    in("rdx") 0u64,
+                    clobber_abi("C"),
+                );
+            }
         }
     )*};
 }
@@ -52,6 +61,7 @@ fn unmasked_sse() -> f64 {
 
 /// As `unmasked_sse`, on the x87.
 #[guest_function]
+#[inline(never)]
 fn unmasked_x87() {
     let everything = 0x0340u16;
     // SAFETY: resets the x87, which compiled code for x86-64 does not use, before and after.
@@ -63,14 +73,24 @@ fn unmasked_x87() {
 
 /// Reads eight bytes from an odd address with alignment checks on.
 #[guest_function]
-fn misaligned_read(bytes: &[u8]) -> u64 {
-    let address = bytes[..16].as_ptr().map_addr(|address| address | 1);
+fn misaligned_read() -> u64 {
+    #[repr(align(16))]
+    struct Aligned([u8; 16]);
+    let bytes = Aligned([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
     let value;
-    // SAFETY: at most 9 of the 16 bytes are read; the flags are put back.
+    // SAFETY: 8 of the 16 bytes are read; the flags are put back.
     unsafe {
-        asm!("pushfq", "or dword ptr [rsp], 0x40000", "popfq", "mov {value}, [{address}]",
-            "pushfq", "and dword ptr [rsp], 0xfffbffff", "popfq",
-            address = in(reg) address, value = out(reg) value);
+        asm!(
+            "pushfq",
+            "or dword ptr [rsp], 0x40000",
+            "popfq",
+            "mov {value}, [{address} + 1]",
+            "pushfq",
+            "and dword ptr [rsp], 0xfffbffff",
+            "popfq",
+            address = in(reg) bytes.0.as_ptr(),
+            value = out(reg) value,
+        );
     }
     value
 }
@@ -84,6 +104,7 @@ fn spin_without_interrupts() {
 
 /// Asks for a debug exception after the next instruction.
 #[guest_function]
+#[inline(never)]
 fn single_step() {
     // SAFETY: changes nothing but the trap flag, and puts it back.
     unsafe {

@@ -37,8 +37,12 @@ fn read_byte(address: u64) -> u8 {
     let value: u8;
     // SAFETY: a read of memory changes nothing; where it is forbidden it faults.
     unsafe {
-        asm!("mov {value}, byte ptr [{address}]", address = in(reg) address, value = out(reg_byte) value,
-            options(nostack, readonly, preserves_flags));
+        asm!(
+            "mov {value}, byte ptr [{address}]",
+            address = in(reg) address,
+            value = out(reg_byte) value,
+            options(nostack, readonly, preserves_flags),
+        );
     }
     value
 }
@@ -46,14 +50,9 @@ fn read_byte(address: u64) -> u8 {
 /// Writes back the byte that is there, so that nothing changes where it is not forbidden.
 #[inline(never)]
 fn write_byte(address: u64) {
-    let value: u8;
     // SAFETY: the guest has one thread, so a byte that is replaced by itself does not change.
-    // (`or` with 0 is a write as far as the CPU is concerned.)
-    unsafe {
-        asm!("or byte ptr [{address}], 0", "mov {value}, 0", address = in(reg) address,
-            value = out(reg_byte) value, options(nostack));
-    }
-    black_box(value);
+    // `lock` makes it one access, and that a write, whoever emulates it.
+    unsafe { asm!("lock or byte ptr [{address}], 0", address = in(reg) address, options(nostack)) }
 }
 
 /// Calls an address.

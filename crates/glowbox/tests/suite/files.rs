@@ -43,11 +43,10 @@ tests! {
     }
 
     fn other_files_are_refused_by_what_they_are() {
-        let dynamic = error(Guest::from_file("/bin/sh"));
-        assert_eq!(dynamic.kind(), ErrorKind::InvalidGuest);
-        assert!(dynamic.to_string().contains("`/bin/sh`"), "{dynamic}");
-        assert!(dynamic.to_string().contains("dynamic loader `/lib64/ld-linux"), "{dynamic}");
-        let text = error(Guest::from_file(file!().replace("crates/glowbox/", "")));
+        let program = error(Guest::from_file("/bin/sh"));
+        assert_eq!(program.kind(), ErrorKind::InvalidGuest);
+        assert!(program.to_string().contains("`/bin/sh`"), "{program}");
+        let text = error(Guest::from_file("/proc/self/status"));
         assert!(text.to_string().contains("not an ELF file"), "{text}");
         let mut arm = GuestFile::of_code(&[0]).to_bytes();
         arm[18] = 183;

@@ -17,11 +17,15 @@ macro_rules! tests {
 }
 
 mod calls;
+mod device;
 mod ends;
+mod exhaustion;
+mod faults;
 mod files;
 mod host_functions;
 mod limits;
 mod many;
+mod memory;
 mod protocol;
 mod support;
 mod time;
@@ -30,11 +34,15 @@ mod trace;
 /// Every topic with its tests.
 const TOPICS: &[(&str, &[(&str, fn())])] = &[
     ("calls", calls::TESTS),
+    ("device", device::TESTS),
     ("ends", ends::TESTS),
+    ("exhaustion", exhaustion::TESTS),
+    ("faults", faults::TESTS),
     ("files", files::TESTS),
     ("host_functions", host_functions::TESTS),
     ("limits", limits::TESTS),
     ("many", many::TESTS),
+    ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
     ("time", time::TESTS),
 ];

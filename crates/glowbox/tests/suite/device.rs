@@ -1,0 +1,125 @@
+//! Where there is no KVM, or it may not be used.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use glowbox::{Engine, ErrorKind, Sandbox};
+
+use crate::support::{error, guest, isolated};
+
+/// Whether this process may make namespaces and change users, which these tests do.
+fn is_root() -> bool {
+    // SAFETY: takes no arguments and can't fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("left out: hiding /dev/kvm takes root");
+    }
+    root
+}
+
+/// Hides all devices from this process, as a container without `--device` does.
+fn hide_devices() -> std::io::Result<()> {
+    let failed = |result: libc::c_int| match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    // SAFETY: gives this process, which is a test's own, its own table of mounts.
+    failed(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    // SAFETY: plain system calls with constant C strings.
+    unsafe {
+        let (nothing, slash, dev) = (c"none".as_ptr(), c"/".as_ptr(), c"/dev".as_ptr());
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        failed(libc::mount(nothing, slash, std::ptr::null(), private, std::ptr::null()))?;
+        failed(libc::mount(nothing, dev, c"tmpfs".as_ptr(), 0, std::ptr::null()))
+    }
+}
+
+tests! {
+    fn a_missing_device_is_an_error_that_says_so_and_what_to_do() {
+        isolated("device::a_missing_device_is_an_error_that_says_so_and_what_to_do", || {
+            if !is_root() {
+                return;
+            }
+            // The engine that is open goes on working; a new one can't be opened.
+            hide_devices().expect("a namespace");
+            let missing = error(Engine::new());
+            assert_eq!(missing.kind(), ErrorKind::HypervisorMissing);
+            assert!(missing.to_string().contains("/dev/kvm does not exist"), "{missing}");
+            assert!(missing.to_string().contains("kvm_intel"), "{missing}");
+        });
+    }
+
+    fn a_forbidden_device_is_an_error_that_says_so_and_what_to_do() {
+        isolated("device::a_forbidden_device_is_an_error_that_says_so_and_what_to_do", || {
+            if !is_root() || world_may_use_kvm() {
+                return;
+            }
+            // SAFETY: gives up root, in a process of the test's own.
+            assert_eq!(unsafe { libc::setgid(65534) | libc::setgroups(0, std::ptr::null()) }, 0);
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::setuid(65534) }, 0);
+            let denied = error(Engine::new());
+            assert_eq!(denied.kind(), ErrorKind::HypervisorDenied);
+            assert!(denied.to_string().contains("may not open it"), "{denied}");
+            assert!(denied.to_string().contains("usermod -aG kvm"), "{denied}");
+        });
+    }
+
+    fn without_a_device_the_suite_says_what_it_left_out_and_why() {
+        if !is_root() {
+            return;
+        }
+        let mut suite = Command::new(std::env::current_exe().expect("this program"));
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { suite.pre_exec(hide_devices) };
+        let output = suite.args(["--test-threads", "1"]).output().expect("this program runs");
+        assert!(output.status.success());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains("left out: /dev/kvm does not exist"), "{errors}");
+        let last = text.lines().last().expect("output");
+        let (left_out, count) = last.split_once(" of ").expect("a count");
+        assert!(count.starts_with(&format!("{left_out} tests")), "{last}");
+        assert_ne!(left_out, "0");
+    }
+
+    fn a_process_out_of_descriptors_gets_an_error_and_goes_on() {
+        isolated("device::a_process_out_of_descriptors_gets_an_error_and_goes_on", || {
+            let hello = guest("hello");
+            let build = || Sandbox::builder().host_function("weekday", || String::new()).build(&hello);
+            drop(build().expect("a sandbox"));
+            let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
+            let before = open();
+            let mut alive = Vec::new();
+            set_descriptor_limit(32);
+            let refused = loop {
+                match build() {
+                    Ok(sandbox) => alive.push(sandbox),
+                    Err(error) => break error,
+                }
+            };
+            set_descriptor_limit(1024);
+            assert_eq!(refused.kind(), ErrorKind::Hypervisor);
+            assert!(refused.to_string().contains("KVM_CREATE_V"), "{refused}");
+            alive.clear();
+            assert_eq!(open(), before);
+            build().expect("a sandbox");
+        });
+    }
+}
+
+fn world_may_use_kvm() -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata("/dev/kvm").expect("the tests run").permissions().mode();
+    let open = mode & 0o006 != 0;
+    if open {
+        eprintln!("left out: everybody may use /dev/kvm here");
+    }
+    open
+}
+
+fn set_descriptor_limit(limit: u64) {
+    let limits = libc::rlimit { rlim_cur: limit, rlim_max: 1024 };
+    // SAFETY: reads a struct on this stack.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) }, 0);
+}

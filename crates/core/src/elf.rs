@@ -14,15 +14,26 @@ use std::sync::Arc;
 
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64};
-use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
-
-use glowbox_abi::record::{EXPORTS, IMPORTS, Kind, RecordError, RecordView, Records};
+use object::read::elf::ProgramHeader;
 
 use crate::address::{PAGE_SIZE, Protection};
-use crate::signature::{Signature, SignatureError};
+use crate::signature::Signature;
+
+mod error;
+mod functions;
+mod relocation;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use error::ElfError;
+use functions::functions;
+use relocation::{rela_entries, relocations, relro};
 
 /// Most bytes from a program's lowest to its highest address.
 pub const MAX_IMAGE_SIZE: u64 = 256 << 20;
+/// Most segments of a program. Real ones have four to eight; the number bounds the work that a
+/// hostile file can cause.
+pub const MAX_SEGMENTS: usize = 64;
 /// Lowest address a program may use; everything below faults as a null dereference.
 pub const MIN_ADDRESS: u64 = 64 << 10;
 /// End of the addresses that a program at a fixed place may use.
@@ -75,96 +86,6 @@ pub struct Program {
     exports: Vec<Function>,
     imports: Vec<Function>,
     headers: Option<(u64, u16)>,
-}
-
-/// Why a file is not a guest that can be run.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the fields are what the message says of them")]
-pub enum ElfError {
-    /// The file does not start as an ELF file does.
-    #[error("it is not an ELF file (its first bytes are {found:02x?})")]
-    NotElf { found: Vec<u8> },
-    /// A header or table reaches beyond the file.
-    #[error("`{field}` reaches to byte {end}, but the file has {size} bytes: it is truncated")]
-    Truncated { field: String, end: u64, size: usize },
-    /// The file is for other machines.
-    #[error("`{field}` is {found}, but Glowbox runs 64-bit little-endian x86-64 guests")]
-    Architecture { field: &'static str, found: u16 },
-    /// The file is no executable.
-    #[error(
-        "`e_type` is {found}, but a guest is an executable (2) or position-independent executable \
-         (3): build it with glowbox-build"
-    )]
-    FileType { found: u16 },
-    /// A field has a value that makes no sense.
-    #[error("`{field}` is {found:#x}: {problem}")]
-    Field { field: String, found: u64, problem: &'static str },
-    /// The program wants a dynamic loader.
-    #[error(
-        "it wants the dynamic loader `{loader}`, but a guest is linked statically: build it with \
-         glowbox-build, or link it with -static-pie"
-    )]
-    Dynamic { loader: String },
-    /// Nothing in the file is to be loaded.
-    #[error("it has no PT_LOAD segment")]
-    NoSegments,
-    /// A segment's addresses wrap or are larger than a guest may be.
-    #[error(
-        "segment {index}: `{field}` is {found:#x}, but a program occupies at most {limit:#x} bytes \
-         of addresses"
-    )]
-    Huge { index: usize, field: &'static str, found: u64, limit: u64 },
-    /// Addresses outside what a guest may use.
-    #[error(
-        "segment {index}: `p_vaddr` is {found:#x}, but a program at a fixed address lies between {MIN_ADDRESS:#x} and {MAX_ADDRESS:#x}"
-    )]
-    Address { index: usize, found: u64 },
-    /// Two segments want the same page.
-    #[error("segments {first} and {second} overlap in the page at {page:#x}")]
-    Overlap { first: usize, second: usize, page: u64 },
-    /// A segment may be written and executed.
-    #[error("segment {index} is writable and executable, which no guest memory is")]
-    WritableCode { index: usize },
-    /// The program uses thread-local storage.
-    #[error("it has thread-local storage (PT_TLS), which no_std guests do not have")]
-    ThreadLocal,
-    /// The entry point is not in code.
-    #[error("`e_entry` is {found:#x}, which is not in an executable segment")]
-    Entry { found: u64 },
-    /// A relocation of a kind that static executables do not have.
-    #[error("relocation {index} is of type {kind}, but a static PIE has only type 8 (relative)")]
-    RelocationKind { index: usize, kind: u32 },
-    /// A relocation writes where nothing may be written.
-    #[error("relocation {index}: `r_offset` is {offset:#x}, which is not in a writable segment")]
-    RelocationTarget { index: usize, offset: u64 },
-    /// A section that every guest has is missing.
-    #[error("it has no section `{section}`: it was not built against the glowbox-guest library")]
-    NotAGuest { section: &'static str },
-    /// A section of function records is damaged.
-    #[error("section `{section}`: {source}")]
-    Record {
-        section: &'static str,
-        #[source]
-        source: RecordError,
-    },
-    /// A function's signature is not one.
-    #[error("section `{section}`, function `{function}`: {source}")]
-    Signature {
-        section: &'static str,
-        function: String,
-        #[source]
-        source: SignatureError,
-    },
-    /// The guest was built against another version of glowbox-guest.
-    #[error(
-        "section `{section}`: the guest has ABI version {found}, this host has {expected}: build \
-         the guest against the glowbox-guest of the same version"
-    )]
-    AbiVersion { section: &'static str, found: u32, expected: u32 },
-    /// Two records of one name.
-    #[error("section `{section}`: function `{function}` is there twice{detail}")]
-    Duplicate { section: &'static str, function: String, detail: &'static str },
 }
 
 impl Program {
@@ -326,6 +247,10 @@ fn segments(
     let mut found: Vec<(usize, Segment)> = Vec::new();
     for (index, header) in headers.iter().enumerate() {
         if header.p_type(LE) == elf::PT_LOAD && header.p_memsz(LE) > 0 {
+            if found.len() == MAX_SEGMENTS {
+                let count = headers.len() as u64;
+                return Err(field("e_phnum", count, "more than 64 of the segments are PT_LOAD"));
+            }
             found.push((index, segment(index, header, file_size, relocatable)?));
         }
     }
@@ -412,176 +337,6 @@ fn refuse_unsupported(headers: &[ProgramHeader64<LE>], file: &[u8]) -> Result<()
     Ok(())
 }
 
-/// The whole pages of PT_GNU_RELRO, as a dynamic loader protects them.
-fn relro(
-    headers: &[ProgramHeader64<LE>],
-    segments: &[Segment],
-) -> Result<Option<Range<u64>>, ElfError> {
-    let Some(header) = headers.iter().find(|header| header.p_type(LE) == elf::PT_GNU_RELRO) else {
-        return Ok(None);
-    };
-    let (start, size) = (header.p_vaddr(LE), header.p_memsz(LE));
-    let end = start.checked_add(size).ok_or(field(
-        "PT_GNU_RELRO: p_memsz",
-        size,
-        "p_vaddr + p_memsz wraps",
-    ))?;
-    let pages = start & !(PAGE_SIZE - 1)..end & !(PAGE_SIZE - 1);
-    let covered = segments.iter().any(|segment| {
-        segment.protection == Protection::ReadWrite
-            && segment.pages().start <= pages.start
-            && pages.end <= segment.pages().end
-    });
-    match pages.is_empty() {
-        true => Ok(None),
-        false if covered => Ok(Some(pages)),
-        false => Err(field("PT_GNU_RELRO: p_vaddr", start, "it lies outside a writable segment")),
-    }
-}
-
-fn rela_entries(bytes: &[u8]) -> impl Iterator<Item = &elf::Rela64<LE>> {
-    let (entries, _) = bytes.as_chunks::<{ size_of::<elf::Rela64<LE>>() }>();
-    entries.iter().filter_map(|entry| object::pod::from_bytes(entry).ok().map(|(rela, _)| rela))
-}
-
-/// Where the relocation table stands in the file; every entry in it is checked.
-fn relocations(
-    headers: &[ProgramHeader64<LE>],
-    file: &[u8],
-    segments: &[Segment],
-) -> Result<Range<usize>, ElfError> {
-    let Some(dynamic) = headers.iter().find(|header| header.p_type(LE) == elf::PT_DYNAMIC) else {
-        return Ok(0..0);
-    };
-    let bytes = part(file, dynamic.p_offset(LE), dynamic.p_filesz(LE), "PT_DYNAMIC")?;
-    let (entries, _) = bytes.as_chunks::<{ size_of::<elf::Dyn64<LE>>() }>();
-    let (mut address, mut size) = (0, 0);
-    for entry in entries {
-        let Ok((entry, _)) = object::pod::from_bytes::<elf::Dyn64<LE>>(entry) else { continue };
-        let value = entry.d_val(LE);
-        match entry.d_tag(LE) {
-            elf::DT_NULL => break,
-            elf::DT_RELA => address = value,
-            elf::DT_RELASZ => size = value,
-            elf::DT_NEEDED => {
-                return Err(ElfError::Dynamic { loader: "(of a DT_NEEDED library)".into() });
-            }
-            elf::DT_RELR | elf::DT_REL | elf::DT_JMPREL if value != 0 => {
-                let name = format!("PT_DYNAMIC: tag {}", entry.d_tag(LE).0);
-                return Err(field(name, value, "only DT_RELA relocations are supported"));
-            }
-            _ => {}
-        }
-    }
-    if size == 0 {
-        return Ok(0..0);
-    }
-    let outside = || field("DT_RELA", address, "the table lies outside the segments' file bytes");
-    let end = address.checked_add(size).ok_or_else(outside)?;
-    let holder = segments
-        .iter()
-        .find(|s| s.address <= address && end <= s.address + s.file.len() as u64)
-        .ok_or_else(outside)?;
-    let start = usize::try_from(address - holder.address).map_err(|_| outside())?;
-    let length = usize::try_from(size).map_err(|_| outside())?;
-    let range = holder.file.start + start..holder.file.start + start + length;
-    check_relocations(&file[range.clone()], segments)?;
-    Ok(range)
-}
-
-fn check_relocations(table: &[u8], segments: &[Segment]) -> Result<(), ElfError> {
-    for (index, rela) in rela_entries(table).enumerate() {
-        let kind = rela.r_type(LE, false).0;
-        if kind != elf::R_X86_64_RELATIVE.0 {
-            return Err(ElfError::RelocationKind { index, kind });
-        }
-        let offset = rela.r_offset.get(LE);
-        let writable = segments.iter().any(|segment| {
-            segment.protection == Protection::ReadWrite
-                && segment.address <= offset
-                && offset.checked_add(8).is_some_and(|end| end <= segment.end())
-        });
-        if !writable {
-            return Err(ElfError::RelocationTarget { index, offset });
-        }
-    }
-    Ok(())
-}
-
-fn functions(
-    header: &FileHeader64<LE>,
-    file: &[u8],
-) -> Result<(Vec<Function>, Vec<Function>), ElfError> {
-    let size = header.e_shentsize.get(LE);
-    let count = header.e_shnum.get(LE);
-    if count > 0 && usize::from(size) != size_of::<elf::SectionHeader64<LE>>() {
-        return Err(field("e_shentsize", size.into(), "a section header has 64 bytes"));
-    }
-    let length = u64::from(count) * u64::from(size);
-    part(file, header.e_shoff.get(LE), length, "section headers (e_shoff, e_shnum)")?;
-    let sections = header.sections(LE, file).map_err(|_| {
-        field("e_shstrndx", header.e_shstrndx.get(LE).0.into(), "bad section names")
-    })?;
-    let read = |section: &'static str| {
-        let (_, header) = sections
-            .section_by_name(LE, section.as_bytes())
-            .ok_or(ElfError::NotAGuest { section })?;
-        let data = header.data(LE, file).map_err(|_| {
-            let end = header.sh_offset(LE).saturating_add(header.sh_size(LE));
-            truncated(format!("section `{section}`"), end, file)
-        })?;
-        read_records(section, data)
-    };
-    let exports = read(EXPORTS)?;
-    let imports = read(IMPORTS)?;
-    Ok((exports, imports))
-}
-
-fn read_records(section: &'static str, data: &[u8]) -> Result<Vec<Function>, ElfError> {
-    let mut functions: Vec<Function> = Vec::new();
-    let mut version = None;
-    for record in Records::new(data) {
-        let record = record.map_err(|source| ElfError::Record { section, source })?;
-        match record.kind {
-            Kind::Abi => version = Some(record.value),
-            Kind::Main => {}
-            Kind::Function | Kind::Import => add_function(section, &mut functions, &record)?,
-        }
-    }
-    let expected = glowbox_abi::ABI_VERSION;
-    match version {
-        None => Err(ElfError::NotAGuest { section }),
-        Some(found) if found != expected => Err(ElfError::AbiVersion { section, found, expected }),
-        Some(_) => Ok(functions),
-    }
-}
-
-fn add_function(
-    section: &'static str,
-    functions: &mut Vec<Function>,
-    record: &RecordView<'_>,
-) -> Result<(), ElfError> {
-    let name = record.name.to_string();
-    let signature = Signature::parse(record.signature).map_err(|source| ElfError::Signature {
-        section,
-        function: name.clone(),
-        source,
-    })?;
-    if let Some(earlier) = functions.iter().find(|function| function.name == name) {
-        let detail = match record.kind {
-            // The same host function may be asked for in several places.
-            Kind::Import if earlier.signature.same_types(&signature) => "",
-            Kind::Import => ", with different signatures",
-            _ => ": two #[guest_function]s have this name",
-        };
-        if record.kind != Kind::Import || !detail.is_empty() {
-            return Err(ElfError::Duplicate { section, function: name, detail });
-        }
-    }
-    functions.push(Function { name, signature, number: record.offset });
-    Ok(())
-}
-
 fn headers_address(header: &FileHeader64<LE>, segments: &[Segment]) -> Option<(u64, u16)> {
     let offset = usize::try_from(header.e_phoff.get(LE)).ok()?;
     let count = header.e_phnum.get(LE);
@@ -589,6 +344,3 @@ fn headers_address(header: &FileHeader64<LE>, segments: &[Segment]) -> Option<(u
     let holder = segments.iter().find(|s| s.file.start <= offset && end <= s.file.end)?;
     Some((holder.address + (offset - holder.file.start) as u64, count))
 }
-
-#[cfg(test)]
-pub(crate) mod tests;

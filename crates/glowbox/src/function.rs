@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use glowbox_core::signature::ResultMatch;
+use glowbox_core::elf::Function as Export;
+use glowbox_core::signature::{ResultMatch, Signature};
 use serde::de::DeserializeOwned;
 
 use crate::instance::Instance;
@@ -17,6 +18,45 @@ pub(crate) struct Target {
     pub(crate) name: Arc<str>,
     pub(crate) number: u32,
     pub(crate) result: ResultMatch,
+}
+
+impl Target {
+    /// Looks a function up by name and checks its types.
+    pub(crate) fn find(
+        guest: &Guest,
+        name: &str,
+        arguments: &[&str],
+        result: &str,
+    ) -> Result<Target, Error> {
+        let exports = guest.program().exports();
+        let Some(Export { signature, number, .. }) = exports.iter().find(|of| of.name == name)
+        else {
+            let names: Vec<_> = exports.iter().map(|of| of.name.as_str()).collect();
+            let text = format!(
+                "guest `{}` has no function `{name}`; it has: {}",
+                guest.name(),
+                if names.is_empty() { "none".to_string() } else { names.join(", ") }
+            );
+            return Err(Error::new(ErrorKind::UnknownFunction, text));
+        };
+        let asked = Signature::of_types(arguments, result).map_err(|error| {
+            let text =
+                format!("function `{name}` is called with a type that can't be named: {error}");
+            Error::with_source(ErrorKind::SignatureMismatch, text, error)
+        })?;
+        let matched = asked
+            .same_parameters(signature)
+            .then(|| asked.result.accepts(&signature.result))
+            .flatten();
+        let Some(result) = matched else {
+            let text = format!(
+                "guest `{}` has `{name}{signature}`, but it is called as `{name}{asked}`",
+                guest.name()
+            );
+            return Err(Error::new(ErrorKind::SignatureMismatch, text));
+        };
+        Ok(Target { name: name.into(), number: *number, result })
+    }
 }
 
 /// A guest function whose name and types have been checked.

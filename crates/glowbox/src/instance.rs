@@ -14,17 +14,13 @@ use glowbox_abi::mailbox::{
     FROM_GUEST_OFFSET, FromGuest, ReplyStatus, TO_GUEST_OFFSET, ToGuest, ToGuestKind,
 };
 use glowbox_abi::wire::{self, WireError};
-use glowbox_core::elf::Function as Export;
-use glowbox_core::fault::{Exception, Fault, FaultKind};
 use glowbox_core::layout::{Layout, Limits, RegionKind};
 use glowbox_core::load::{self, Start};
 use glowbox_core::mail::{GuestMail, MailboxSizes, Return};
-use glowbox_core::registers::Registers;
-use glowbox_core::signature::{ResultMatch, Signature};
-use glowbox_core::symbols;
-use glowbox_machine::interrupt::{RunControl, StopReason};
+use glowbox_core::signature::ResultMatch;
+use glowbox_machine::interrupt::RunControl;
 use glowbox_machine::kvm::KvmMachine;
-use glowbox_machine::{Exit, Machine, supervisor};
+use glowbox_machine::{Exit, Machine};
 use glowbox_mem::GuestMemory;
 use serde::de::DeserializeOwned;
 
@@ -33,12 +29,12 @@ use crate::host_function::{Invocation, Outcome, Registered, panic_text};
 use crate::log::Log;
 use crate::{Arguments, CallOptions, Engine, Error, ErrorKind, Guest, GuestPanic, Stats};
 
+mod exits;
+
 /// How deep calls from host functions into the guest may nest.
 const MAX_NESTING: u32 = 16;
 /// Longest text of a guest's panic or error that is kept, in bytes.
 const MAX_TEXT: usize = 16 << 10;
-/// Longest x86 instruction in bytes.
-const MAX_INSTRUCTION: u64 = 15;
 
 /// What an instance is made with.
 pub(crate) struct Options {
@@ -429,66 +425,6 @@ impl Instance {
         })
     }
 
-    /// The error for an exit other than by the mailbox.
-    fn ended_by(&self, exit: Exit) -> Error {
-        match exit {
-            Exit::Interrupted => match self.machine.control().stop_reason() {
-                Some(StopReason::Deadline) => Error::deadline(None),
-                _ => Error::new(
-                    ErrorKind::Interrupted,
-                    "the call was interrupted by an InterruptHandle",
-                ),
-            },
-            Exit::Exception(exception) => self.exception(&exception),
-            Exit::Syscall(registers) => {
-                // The instruction is the one before the address to return to.
-                let rip = registers.rcx.wrapping_sub(2);
-                self.fault(FaultKind::Syscall, Registers { rip, ..*registers }, None)
-            }
-            Exit::Port { registers, .. } => self.fault(FaultKind::ForbiddenPort, *registers, None),
-            Exit::Broken { reason } => {
-                let text = format!("the virtual machine can't go on: {reason}");
-                Error::new(ErrorKind::Hypervisor, text)
-            }
-            _ => Error::new(ErrorKind::Hypervisor, "the guest left in an unknown way"),
-        }
-    }
-
-    fn exception(&self, exception: &Exception) -> Error {
-        let entry = supervisor::SYSCALL_ENTRY.0;
-        let code = self.code_at(exception.registers.rip);
-        let kind = Fault::classify(exception, &self.layout, code, entry);
-        let mut registers = exception.registers;
-        if kind == FaultKind::Syscall && registers.rip == entry {
-            registers.rip = registers.rcx.wrapping_sub(2);
-        }
-        self.fault(kind, registers, Some(exception))
-    }
-
-    fn fault(&self, kind: FaultKind, registers: Registers, by: Option<&Exception>) -> Error {
-        let in_file = registers.rip.wrapping_sub(self.layout.load_base());
-        let code = self.layout.region_at(registers.rip);
-        let symbol = code
-            .filter(|region| region.kind == RegionKind::Code)
-            .and_then(|_| symbols::find(self.guest.program().bytes(), in_file));
-        Error::of_fault(Fault::new(kind, registers, by, symbol))
-    }
-
-    /// What stands at an address, as far as it is mapped: at most one instruction.
-    fn code_at(&self, address: u64) -> &[u8] {
-        let Some((region, gpa)) =
-            self.layout.region_at(address).zip(self.layout.translate(address))
-        else {
-            return &[];
-        };
-        let length = (region.end().0 - address).min(MAX_INSTRUCTION);
-        let (start, end) = (gpa.0, gpa.0 + length);
-        match (usize::try_from(start), usize::try_from(end)) {
-            (Ok(start), Ok(end)) => self.machine.memory().bytes().get(start..end).unwrap_or(&[]),
-            _ => &[],
-        }
-    }
-
     /// Text that the guest wrote, cut to a sensible length.
     fn text(&self, range: Range<usize>) -> String {
         let bytes = &self.outgoing()[range];
@@ -524,7 +460,7 @@ impl Instance {
 
     /// Looks a function up by name and checks its types.
     pub(crate) fn find<A: Arguments, R>(&self, name: &str) -> Result<Target, Error> {
-        find(&self.guest, name, &A::types(), type_name::<R>())
+        Target::find(&self.guest, name, &A::types(), type_name::<R>())
     }
 
     pub(crate) fn guest(&self) -> &Guest {
@@ -584,31 +520,4 @@ fn slots(
 fn out_of_turn(mail: &GuestMail) -> Error {
     let text = format!("the guest sent a message out of turn: {mail:?}");
     Error::new(ErrorKind::Protocol, text)
-}
-
-fn find(guest: &Guest, name: &str, arguments: &[&str], result: &str) -> Result<Target, Error> {
-    let exports = guest.program().exports();
-    let Some(Export { signature, number, .. }) = exports.iter().find(|of| of.name == name) else {
-        let names: Vec<_> = exports.iter().map(|of| of.name.as_str()).collect();
-        let text = format!(
-            "guest `{}` has no function `{name}`; it has: {}",
-            guest.name(),
-            if names.is_empty() { "none".to_string() } else { names.join(", ") }
-        );
-        return Err(Error::new(ErrorKind::UnknownFunction, text));
-    };
-    let asked = Signature::of_types(arguments, result).map_err(|error| {
-        let text = format!("function `{name}` is called with a type that can't be named: {error}");
-        Error::with_source(ErrorKind::SignatureMismatch, text, error)
-    })?;
-    let matched =
-        asked.same_parameters(signature).then(|| asked.result.accepts(&signature.result)).flatten();
-    let Some(result) = matched else {
-        let text = format!(
-            "guest `{}` has `{name}{signature}`, but it is called as `{name}{asked}`",
-            guest.name()
-        );
-        return Err(Error::new(ErrorKind::SignatureMismatch, text));
-    };
-    Ok(Target { name: name.into(), number: *number, result })
 }

@@ -161,7 +161,9 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    fn collected(limits: LogLimits) -> (Log, Arc<Mutex<Vec<(String, u64)>>>) {
+    type Records = Arc<Mutex<Vec<(String, u64)>>>;
+
+    fn collected(limits: LogLimits) -> (Log, Records) {
         let records = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&records);
         let sink = Box::new(move |record: &LogRecord<'_>| {

@@ -195,3 +195,114 @@ pub(crate) fn main(arguments: TokenStream, item: TokenStream) -> Result<TokenStr
         };
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(result: Result<TokenStream>, words: &str) {
+        let error = result.expect_err("this must not compile").to_string();
+        assert!(error.contains(words), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_cross_the_border_is_refused_with_the_reason() {
+        let guest = |item| guest_function(TokenStream::new(), item);
+        refused(
+            guest(quote!(
+                fn f<T>(a: T) {}
+            )),
+            "can't be generic",
+        );
+        refused(
+            guest(quote!(
+                fn f<const N: usize>(a: [u8; N]) {}
+            )),
+            "can't be generic",
+        );
+        refused(
+            guest(quote!(
+                async fn f() {}
+            )),
+            "can't be async",
+        );
+        refused(
+            guest(quote!(
+                unsafe fn f() {}
+            )),
+            "unsafe",
+        );
+        refused(
+            guest(quote!(
+                fn f(&self) {}
+            )),
+            "free function",
+        );
+        refused(
+            guest(quote!(
+                fn f(a: impl Copy) {}
+            )),
+            "name the type",
+        );
+        let thirteen = (0..13).map(|n| quote::format_ident!("a{n}"));
+        refused(guest(quote!(fn f(#(#thirteen: u8),*) {})), "at most twelve parameters");
+        assert!(
+            guest(quote!(
+                struct S;
+            ))
+            .is_err()
+        );
+        refused(
+            guest_function(
+                quote!(name = "x"),
+                quote!(
+                    fn f() {}
+                ),
+            ),
+            "takes no arguments",
+        );
+    }
+
+    #[test]
+    fn a_host_function_has_no_body_and_a_start_up_function_no_parameters() {
+        let host = |item| host_function(TokenStream::new(), item);
+        refused(
+            host(quote!(
+                fn f() -> u8 {
+                    1
+                }
+            )),
+            "without a body",
+        );
+        refused(
+            host(quote!(
+                fn f<T>(a: T);
+            )),
+            "can't be generic",
+        );
+        assert!(
+            host(quote!(
+                pub(crate) fn f<'a>(a: &'a str, b: &[u8]) -> u8;
+            ))
+            .is_ok()
+        );
+        refused(
+            main(
+                TokenStream::new(),
+                quote!(
+                    fn main(a: u8) {}
+                ),
+            ),
+            "no parameters",
+        );
+        assert!(
+            main(
+                TokenStream::new(),
+                quote!(
+                    fn main() {}
+                )
+            )
+            .is_ok()
+        );
+    }
+}

@@ -96,6 +96,24 @@ fn huge_and_wrapping_segments_are_told() {
 }
 
 #[test]
+fn a_flood_of_segments_is_refused() {
+    let flood = parse(|file| {
+        let page = |n: u64| Segment { address: n * 4096, flags: R, bytes: vec![], size: 1 };
+        file.segments.extend((3..100).map(page));
+    });
+    assert!(matches!(flood, Err(ElfError::Field { .. })));
+}
+
+#[test]
+fn a_flood_of_functions_is_read_in_passing() {
+    let flood = parse(|file| {
+        let exports = file.exports.as_mut().unwrap();
+        exports.extend((0..100_000).map(|n| Record::function(&format!("f{n}"), "()")));
+    });
+    assert_eq!(flood.unwrap().exports().len(), 100_000);
+}
+
+#[test]
 fn file_offsets_beyond_the_file_are_told() {
     // p_filesz, p_offset of the first program header.
     let long = parse_bytes(|bytes| bytes[64 + 32..][..8].copy_from_slice(&0x900_u64.to_le_bytes()));

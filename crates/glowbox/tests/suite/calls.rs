@@ -146,7 +146,7 @@ tests! {
     fn a_handle_of_another_guest_is_refused() {
         let mut testing = sandbox();
         let hello = builder()
-            .host_function("weekday", || String::new())
+            .host_function("weekday", String::new)
             .build(guest("hello"))
             .unwrap();
         let greet = hello.function::<(&str,), String>("greet").unwrap();

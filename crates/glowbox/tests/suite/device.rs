@@ -86,7 +86,7 @@ tests! {
     fn a_process_out_of_descriptors_gets_an_error_and_goes_on() {
         isolated("device::a_process_out_of_descriptors_gets_an_error_and_goes_on", || {
             let hello = guest("hello");
-            let build = || Sandbox::builder().host_function("weekday", || String::new()).build(&hello);
+            let build = || Sandbox::builder().host_function("weekday", String::new).build(&hello);
             drop(build().expect("a sandbox"));
             let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
             let before = open();

@@ -60,7 +60,7 @@ tests! {
     fn closures_take_up_to_twelve_arguments() {
         type U = u8;
         let register = Sandbox::builder()
-            .host_function("weekday", || String::new())
+            .host_function("weekday", String::new)
             .host_function(
                 "twelve",
                 |a: U, b: U, c: U, d: U, e: U, f: U, g: U, h: U, i: U, j: U, k: U, l: U| {

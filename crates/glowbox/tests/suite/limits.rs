@@ -6,6 +6,7 @@ use glowbox::{Builder, ErrorKind, LogLevel, LogLimits};
 
 use crate::support::{builder, error, guest, sandbox};
 
+type Change = fn(Builder) -> Builder;
 type Records = Arc<Mutex<Vec<(LogLevel, String, String, u64)>>>;
 
 fn logging(change: impl FnOnce(Builder) -> Builder) -> (glowbox::Sandbox, Records) {
@@ -20,7 +21,7 @@ fn logging(change: impl FnOnce(Builder) -> Builder) -> (glowbox::Sandbox, Record
 
 tests! {
     fn zero_odd_and_enormous_limits_are_refused_by_the_builder() {
-        let wrong: [(&str, fn(Builder) -> Builder); 11] = [
+        let wrong: [(&str, Change); 11] = [
             ("memory limit", |b| b.memory_limit(0)),
             ("memory limit", |b| b.memory_limit(100_000)),
             ("memory limit", |b| b.memory_limit(u64::MAX)),

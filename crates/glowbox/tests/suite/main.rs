@@ -4,6 +4,8 @@
 //! used it leaves the tests out, says why, and says at its end how many those were. Each module is
 //! a topic; each test's name says what must hold.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -12,7 +14,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 macro_rules! tests {
     ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
         $($(#[$meta])* fn $name() $body)*
-        pub(crate) const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),*];
+        pub(crate) const TESTS: &[$crate::Test] = &[$((stringify!($name), $name)),*];
     };
 }
 
@@ -31,8 +33,11 @@ mod support;
 mod time;
 mod trace;
 
+/// A test's name and what it runs.
+type Test = (&'static str, fn());
+
 /// Every topic with its tests.
-const TOPICS: &[(&str, &[(&str, fn())])] = &[
+const TOPICS: &[(&str, &[Test])] = &[
     ("calls", calls::TESTS),
     ("device", device::TESTS),
     ("ends", ends::TESTS),

@@ -192,4 +192,53 @@ mod tests {
         log.write(4, b"t", b"not wanted");
         assert_eq!(records.lock().unwrap()[..], [("a\\u{1b}[2Jb\nc".to_string(), 0)]);
     }
+
+    /// Keeps the last event's level, target and message.
+    #[derive(Clone, Default)]
+    struct LastEvent(Arc<Mutex<String>>);
+
+    impl tracing::Subscriber for LastEvent {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            struct Text(String);
+            impl tracing::field::Visit for Text {
+                fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+                    self.0.push_str(&format!(" {field}={value:?}"));
+                }
+            }
+            let metadata = event.metadata();
+            let mut text = Text(format!("{} {}", metadata.level(), metadata.target()));
+            event.record(&mut text);
+            *self.0.lock().unwrap() = text.0;
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn records_go_to_tracing_by_default() {
+        let subscriber = LastEvent::default();
+        let last = Arc::clone(&subscriber.0);
+        let mut log = Log::new(Box::new(to_tracing), LogLimits::default(), Some(LogLevel::Warn));
+        tracing::subscriber::with_default(subscriber, || log.write(2, b"plugin", b"a\x07b"));
+        let event = last.lock().unwrap().clone();
+        assert!(event.starts_with("WARN glowbox::guest "), "{event}");
+        assert!(
+            event.contains("message=a\\u{7}b") && event.contains("guest_target=plugin"),
+            "{event}"
+        );
+    }
 }

@@ -153,36 +153,30 @@ tests! {
     /// All system calls of the calling thread, counted by ptrace: one ioctl a call and nothing
     /// else, with the default deadline in force.
     fn a_warm_call_is_one_kvm_run_and_no_other_system_call() {
-        let counts = trace::count_system_calls(|mark| {
-            let mut sandbox = sandbox();
-            let add = sandbox.function::<(u32, u32), u32>("add").expect("a handle");
-            let mut sum = 0;
-            for number in 0..50 {
-                sum += add.call(&mut sandbox, (number, 1)).expect("a sum");
-            }
-            mark();
-            for number in 0..200 {
-                sum += add.call(&mut sandbox, (number, 1)).expect("a sum");
-            }
-            mark();
-            assert!(sum > 0);
+        isolated("many::a_warm_call_is_one_kvm_run_and_no_other_system_call", || {
+            assert_eq!(system_calls("add", 200), BTreeMap::from([(libc::SYS_ioctl, 200)]));
         });
-        assert_eq!(counts, BTreeMap::from([(libc::SYS_ioctl, 200)]));
     }
 
     fn a_host_call_is_one_kvm_run_more() {
-        let counts = trace::count_system_calls(|mark| {
-            let mut sandbox = sandbox();
-            let add = sandbox.function::<(u32, u32), u32>("call_host_add").expect("a handle");
-            for number in 0..50 {
-                add.call(&mut sandbox, (number, 1)).expect("a sum");
-            }
-            mark();
-            for number in 0..100 {
-                add.call(&mut sandbox, (number, 1)).expect("a sum");
-            }
-            mark();
+        isolated("many::a_host_call_is_one_kvm_run_more", || {
+            assert_eq!(system_calls("call_host_add", 100), BTreeMap::from([(libc::SYS_ioctl, 200)]));
         });
-        assert_eq!(counts, BTreeMap::from([(libc::SYS_ioctl, 200)]));
     }
+}
+
+/// The system calls that warm calls of a function take.
+fn system_calls(function: &str, calls: u32) -> BTreeMap<i64, u64> {
+    trace::count_system_calls(|mark| {
+        let mut sandbox = sandbox();
+        let function = sandbox.function::<(u32, u32), u32>(function).expect("a handle");
+        let mut call = |number| {
+            let sum = function.call(&mut sandbox, (number, 1)).expect("a sum");
+            assert_eq!(sum, number + 1);
+        };
+        (0..50).for_each(&mut call);
+        mark();
+        (0..calls).for_each(&mut call);
+        mark();
+    })
 }

@@ -145,53 +145,85 @@ impl Fault {
         }
     }
 
-    /// Says what the guest did. `code` is what stands at the instruction pointer, as far as it can
-    /// be read; `syscall_entry` is the address that `syscall` jumps to.
+    /// Says what the guest did, and at which instruction. `code` is what stands around the saved
+    /// instruction pointer; `syscall_entry` is the address that `syscall` jumps to.
     pub fn classify(
         exception: &Exception,
         layout: &Layout,
-        code: &[u8],
+        code: Code<'_>,
         syscall_entry: u64,
-    ) -> FaultKind {
-        match exception.vector {
+    ) -> (FaultKind, u64) {
+        let rip = exception.registers.rip;
+        let kind = match exception.vector {
             vector::DIVIDE => FaultKind::DivideError,
-            // Where `int1` is a fault and not a trap, RIP is still at it.
-            vector::DEBUG if code.first() == Some(&0xf1) => FaultKind::SoftwareInterrupt(1),
-            vector::DEBUG => FaultKind::Debug,
-            vector::BREAKPOINT => FaultKind::SoftwareInterrupt(3),
-            vector::INVALID_OPCODE => match Instruction::decode(code) {
+            vector::DEBUG | vector::BREAKPOINT => return trap(exception, code),
+            vector::INVALID_OPCODE => match Instruction::decode(code.at) {
                 Instruction::Privileged => FaultKind::PrivilegedInstruction,
                 Instruction::Syscall => FaultKind::Syscall,
                 // Some hypervisors refuse `int n` this way.
                 Instruction::Interrupt(vector) => FaultKind::SoftwareInterrupt(vector),
                 _ => FaultKind::InvalidOpcode,
             },
-            vector::PROTECTION => protection_fault(exception, code),
+            vector::PROTECTION if exception.error_code & GP_IDT != 0 => {
+                return trap(exception, code);
+            }
+            vector::PROTECTION => match Instruction::decode(code.at) {
+                Instruction::Halt => FaultKind::Halt,
+                Instruction::Port => FaultKind::ForbiddenPort,
+                Instruction::Interrupt(vector) => FaultKind::SoftwareInterrupt(vector),
+                Instruction::Privileged => FaultKind::PrivilegedInstruction,
+                Instruction::Syscall | Instruction::Other => FaultKind::GeneralProtection,
+            },
             vector::STACK_SEGMENT | vector::DOUBLE => FaultKind::GeneralProtection,
             vector::PAGE => page_fault(exception, layout, syscall_entry),
             vector::ALIGNMENT => FaultKind::Misaligned,
             vector::X87 | vector::SIMD => FaultKind::FloatingPoint,
             _ => FaultKind::Other,
+        };
+        match kind {
+            // What `syscall` leaves behind: the instruction is the one before the return address.
+            FaultKind::Syscall if rip == syscall_entry => {
+                (kind, exception.registers.rcx.wrapping_sub(SYSCALL_LENGTH))
+            }
+            _ => (kind, rip),
         }
     }
 }
 
-fn protection_fault(exception: &Exception, code: &[u8]) -> FaultKind {
-    if exception.error_code & GP_IDT != 0 {
-        // A gate that ring 3 may not use. The vector stands in the error code; but where the
-        // instruction can be read, it knows better.
-        if let Instruction::Interrupt(vector) = Instruction::decode(code) {
-            return FaultKind::SoftwareInterrupt(vector);
+/// The bytes around an instruction pointer, as far as they can be read. They are the guest's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Code<'a> {
+    /// The two bytes before it.
+    pub before: &'a [u8],
+    /// What stands at it: an instruction's length at most.
+    pub at: &'a [u8],
+}
+
+/// An instruction that works like an interrupt, and where it is: some machines save the address
+/// behind it.
+fn trap(exception: &Exception, code: Code<'_>) -> (FaultKind, u64) {
+    let rip = exception.registers.rip;
+    let behind = |length: u64| rip.wrapping_sub(length);
+    match (Instruction::decode(code.at), code.before) {
+        (Instruction::Interrupt(vector), _) if exception.vector == vector::PROTECTION => {
+            (FaultKind::SoftwareInterrupt(vector), rip)
         }
-        let vector = exception.error_code >> 3 & 0xff;
-        return FaultKind::SoftwareInterrupt(vector.try_into().unwrap_or(u8::MAX));
-    }
-    match Instruction::decode(code) {
-        Instruction::Halt => FaultKind::Halt,
-        Instruction::Port => FaultKind::ForbiddenPort,
-        Instruction::Interrupt(vector) => FaultKind::SoftwareInterrupt(vector),
-        Instruction::Privileged => FaultKind::PrivilegedInstruction,
-        Instruction::Syscall | Instruction::Other => FaultKind::GeneralProtection,
+        (Instruction::Interrupt(1), _) if exception.vector == vector::DEBUG => {
+            (FaultKind::SoftwareInterrupt(1), rip)
+        }
+        (_, [.., 0xcd, vector]) => (FaultKind::SoftwareInterrupt(*vector), behind(2)),
+        (_, [.., 0xcc]) => (FaultKind::SoftwareInterrupt(3), behind(1)),
+        (_, [.., 0xf1]) => (FaultKind::SoftwareInterrupt(1), behind(1)),
+        _ => match exception.vector {
+            vector::DEBUG => (FaultKind::Debug, rip),
+            vector::BREAKPOINT => (FaultKind::SoftwareInterrupt(3), rip),
+            // The code can't be read: the vector stands in the error code too.
+            _ => {
+                let vector = exception.error_code >> 3 & 0xff;
+                let vector = vector.try_into().unwrap_or(u8::MAX);
+                (FaultKind::SoftwareInterrupt(vector), rip)
+            }
+        },
     }
 }
 
@@ -353,13 +385,13 @@ mod tests {
     fn kind(vector: u8, error_code: u64, code: &[u8]) -> FaultKind {
         let exception =
             Exception { vector, error_code, address: None, registers: Registers::default() };
-        Fault::classify(&exception, &layout(), code, ENTRY)
+        Fault::classify(&exception, &layout(), Code { before: &[], at: code }, ENTRY).0
     }
 
     fn page(address: u64, error_code: u64, rip: u64, rcx: u64) -> FaultKind {
         let registers = Registers { rip, rcx, ..Registers::default() };
         let exception = Exception { vector: 14, error_code, address: Some(address), registers };
-        Fault::classify(&exception, &layout(), &[], ENTRY)
+        Fault::classify(&exception, &layout(), Code::default(), ENTRY).0
     }
 
     #[test]
@@ -377,6 +409,24 @@ mod tests {
         assert_eq!(kind(13, 0, &[0x8b, 0x00]), FaultKind::GeneralProtection);
         assert_eq!(kind(13, 0, &[]), FaultKind::GeneralProtection);
         assert_eq!(kind(13, 0, &[0x66; 15]), FaultKind::GeneralProtection);
+    }
+
+    #[test]
+    fn a_trap_is_reported_at_its_instruction() {
+        let trapped = |vector, error_code, before: &[u8], at: &[u8]| {
+            let registers = Registers { rip: 0x1002, ..Registers::default() };
+            let exception = Exception { vector, error_code, address: None, registers };
+            Fault::classify(&exception, &layout(), Code { before, at }, ENTRY)
+        };
+        let interrupt = FaultKind::SoftwareInterrupt;
+        assert_eq!(trapped(3, 0, &[0x90, 0xcc], &[0xcc]), (interrupt(3), 0x1001));
+        assert_eq!(trapped(3, 0, &[0xcd, 3], &[0x90]), (interrupt(3), 0x1000));
+        assert_eq!(trapped(1, 0, &[0x90, 0x90], &[0xf1]), (interrupt(1), 0x1002));
+        assert_eq!(trapped(1, 0, &[0x90, 0xf1], &[0x90]), (interrupt(1), 0x1001));
+        assert_eq!(trapped(1, 0, &[0x90, 0x90], &[0x90]), (FaultKind::Debug, 0x1002));
+        assert_eq!(trapped(13, 0x402, &[0x90, 0x90], &[0xcd, 0x80]), (interrupt(0x80), 0x1002));
+        assert_eq!(trapped(13, 0x402, &[0xcd, 0x80], &[0x90]), (interrupt(0x80), 0x1000));
+        assert_eq!(trapped(13, 0x402, &[], &[]), (interrupt(0x80), 0x1002));
     }
 
     #[test]

@@ -47,12 +47,20 @@ fn read_byte(address: u64) -> u8 {
     value
 }
 
-/// Writes back the byte that is there, so that nothing changes where it is not forbidden.
+/// Writes a byte and puts back what was there, so that nothing changes where it is not forbidden.
 #[inline(never)]
 fn write_byte(address: u64) {
-    // SAFETY: the guest has one thread, so a byte that is replaced by itself does not change.
-    // `lock` makes it one access, and that a write, whoever emulates it.
-    unsafe { asm!("lock or byte ptr [{address}], 0", address = in(reg) address, options(nostack)) }
+    // SAFETY: the guest has one thread, so nobody sees the byte in between. `xchg` is one access,
+    // and that a write, whoever emulates it.
+    unsafe {
+        asm!(
+            "xchg byte ptr [{address}], {value}",
+            "xchg byte ptr [{address}], {value}",
+            address = in(reg) address,
+            value = inout(reg_byte) 0u8 => _,
+            options(nostack, preserves_flags),
+        );
+    }
 }
 
 /// Calls an address.

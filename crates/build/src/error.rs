@@ -136,6 +136,21 @@ pub enum Error {
         output: String,
     },
 
+    /// Something in the guest uses the standard library, which has a panic handler of its own.
+    #[error(
+        "the guest in `{}` uses the standard library, which guests do not have. Put `#![no_std]` \
+         into its main.rs, and `default-features = false` on the dependency that brings `std` in \
+         (cargo names it below, after `which`; it may need features such as `alloc` instead). \
+         cargo said:\n{output}",
+        guest.display()
+    )]
+    UsesStd {
+        /// The guest's folder.
+        guest: PathBuf,
+        /// What cargo said.
+        output: String,
+    },
+
     /// Cargo failed for a reason that its own output tells: a compile error, most of the time.
     #[error("the guest in `{}` can't be built. cargo said:\n{output}", guest.display())]
     CargoFailed {

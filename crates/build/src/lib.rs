@@ -87,7 +87,7 @@
 //!
 //! # What it needs
 //!
-//! Linux on x86-64, Rust 1.88 or newer, and `cc` to link with.
+//! Linux on x86-64, Rust 1.91 or newer, and `cc` to link with.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]

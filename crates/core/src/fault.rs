@@ -329,7 +329,9 @@ impl fmt::Display for FaultKind {
             FaultKind::NullDereference(access) => write!(f, "null pointer dereference ({access})"),
             FaultKind::StackOverflow => f.write_str("stack overflow"),
             FaultKind::WriteToReadOnly => f.write_str("write to read-only memory"),
-            FaultKind::ExecuteData(kind) => write!(f, "jump to non-executable {}", place(kind)),
+            FaultKind::ExecuteData(kind) => {
+                write!(f, "jump to {}, which is not executable", place(kind))
+            }
             FaultKind::Supervisor(access) => {
                 write!(f, "forbidden access to the supervisor ({access})")
             }

@@ -245,10 +245,13 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.inner.kind, self.inner.text)?;
-        if let Some(source) = &self.inner.source {
-            write!(f, " (caused by: {source})")?;
+        match &self.inner.source {
+            // Many texts tell their cause already.
+            Some(source) if !self.inner.text.contains(&source.to_string()) => {
+                write!(f, " (caused by: {source})")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -31,7 +31,8 @@ impl Target {
         let exports = guest.program().exports();
         let Some(Export { signature, number, .. }) = exports.iter().find(|of| of.name == name)
         else {
-            let names: Vec<_> = exports.iter().map(|of| of.name.as_str()).collect();
+            let mut names: Vec<_> = exports.iter().map(|of| of.name.as_str()).collect();
+            names.sort_unstable();
             let text = format!(
                 "guest `{}` has no function `{name}`; it has: {}",
                 guest.name(),

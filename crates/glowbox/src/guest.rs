@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use glowbox_core::elf::Program;
+use glowbox_core::elf::{Function, Program};
 use glowbox_core::signature::Signature;
 
 use crate::{Error, ErrorKind};
@@ -37,6 +37,7 @@ pub struct Guest {
 
 struct Inner {
     name: String,
+    path: Option<PathBuf>,
     program: Program,
 }
 
@@ -49,18 +50,19 @@ impl Guest {
     /// text names the file and the field at fault.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Guest, Error> {
         let path = path.as_ref();
-        let name = path.display().to_string();
+        let shown = path.display();
         let failed = |source| {
-            Error::with_source(ErrorKind::Io, format!("guest file `{name}` can't be read"), source)
+            Error::with_source(ErrorKind::Io, format!("guest file `{shown}` can't be read"), source)
         };
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(failed)?;
         file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > MAX_FILE {
-            let text = format!("guest file `{name}` is larger than {} MiB", MAX_FILE >> 20);
+            let text = format!("guest file `{shown}` is larger than {} MiB", MAX_FILE >> 20);
             return Err(Error::new(ErrorKind::InvalidGuest, text));
         }
-        Guest::named(name, bytes.into())
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Guest::checked(name, Some(path.to_path_buf()), bytes.into())
     }
 
     /// Checks a guest that is in memory already. `name` is what errors call it.
@@ -69,30 +71,36 @@ impl Guest {
     ///
     /// [`ErrorKind::InvalidGuest`]; the text names the field at fault.
     pub fn from_bytes(name: &str, bytes: impl Into<Arc<[u8]>>) -> Result<Guest, Error> {
-        Guest::named(name.to_string(), bytes.into())
+        Guest::checked(name.to_string(), None, bytes.into())
     }
 
-    fn named(name: String, bytes: Arc<[u8]>) -> Result<Guest, Error> {
+    fn checked(name: String, path: Option<PathBuf>, bytes: Arc<[u8]>) -> Result<Guest, Error> {
         let program = Program::parse(bytes).map_err(|error| {
-            let text = format!("`{name}` is not a guest that can be run: {error}");
+            let file = path.as_ref().map_or(name.clone(), |path| path.display().to_string());
+            let text = format!("`{file}` is not a guest that can be run: {error}");
             Error::with_source(ErrorKind::InvalidGuest, text, error)
         })?;
-        Ok(Guest { inner: Arc::new(Inner { name, program }) })
+        Ok(Guest { inner: Arc::new(Inner { name, path, program }) })
     }
 
-    /// What errors call it: its path, or the name it was given.
+    /// What errors call it: its file's name, or the name it was given.
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
-    /// The functions it offers.
-    pub fn functions(&self) -> impl Iterator<Item = (&str, &Signature)> {
-        self.program().exports().iter().map(|of| (of.name.as_str(), &of.signature))
+    /// The file it was read from.
+    pub fn path(&self) -> Option<&Path> {
+        self.inner.path.as_deref()
     }
 
-    /// The host functions it asks for. One that it declares in several places comes as often.
+    /// The functions it offers, by name.
+    pub fn functions(&self) -> impl Iterator<Item = (&str, &Signature)> {
+        sorted(self.program().exports())
+    }
+
+    /// The host functions it asks for, by name. One that it declares in several places comes as often.
     pub fn imports(&self) -> impl Iterator<Item = (&str, &Signature)> {
-        self.program().imports().iter().map(|of| (of.name.as_str(), &of.signature))
+        sorted(self.program().imports())
     }
 
     pub(crate) fn program(&self) -> &Program {
@@ -102,6 +110,13 @@ impl Guest {
     pub(crate) fn is(&self, other: &Guest) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
+}
+
+fn sorted(functions: &[Function]) -> impl Iterator<Item = (&str, &Signature)> {
+    let mut functions: Vec<_> =
+        functions.iter().map(|of| (of.name.as_str(), &of.signature)).collect();
+    functions.sort_unstable_by_key(|(name, _)| *name);
+    functions.into_iter()
 }
 
 impl fmt::Debug for Guest {

@@ -276,7 +276,8 @@ impl Instance {
             Return::BadArguments => {
                 let text = format!(
                     "guest function `{name}` could not decode its arguments: a type of the same \
-                     name has another structure there"
+                     name has another structure there, or uses a serde attribute that needs a \
+                     self-describing format (untagged, tag, flatten, skip_serializing_if)"
                 );
                 Err(Error::new(ErrorKind::BadArguments, text))
             }

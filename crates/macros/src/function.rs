@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::quote;
+use syn::ext::IdentExt;
 use syn::{Error, ForeignItemFn, Ident, ItemFn, Result, Safety, Type};
 
 use crate::signature::{Parameter, is_result, parameters, pieces, result, with_inferred};
@@ -31,8 +32,7 @@ fn record(
     name: &Ident,
     pieces: &TokenStream,
 ) -> TokenStream {
-    let name = name.to_string();
-    let name = name.strip_prefix("r#").unwrap_or(&name);
+    let name = name.unraw().to_string();
     quote! {
         const NAME: &[gb::Piece] = &[gb::Piece::Text(#name)];
         const SIGNATURE: &[gb::Piece] = #pieces;
@@ -82,8 +82,12 @@ pub(crate) fn guest_function(arguments: TokenStream, item: TokenStream) -> Resul
     }
     let finish = finish(&quote!(#name(#(#idents),*)), &returned);
     let prelude = prelude();
+    // A function of its own, so that a fault in it is reported under its name.
+    let has_inline = function.attrs.iter().any(|attribute| attribute.path().is_ident("inline"));
+    let inline = if has_inline { quote!() } else { quote!(#[inline(never)]) };
     Ok(quote! {
         #prelude
+        #inline
         #function
         const _: () = {
             use ::glowbox_guest::__private as gb;

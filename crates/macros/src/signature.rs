@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
+use syn::ext::IdentExt;
 use syn::visit_mut::VisitMut;
 use syn::{Error, FnArg, GenericArgument, Ident, Lifetime, Pat, PathArguments};
 use syn::{Result, ReturnType, Signature, Type, TypeReference};
@@ -52,7 +53,7 @@ fn parameter(index: usize, input: &FnArg) -> Result<Parameter> {
                 return Err(Error::new_spanned(of, "name the type: its encoding must be known"));
             }
             let name = match &*typed.pat {
-                Pat::Ident(pattern) => pattern.ident.to_string(),
+                Pat::Ident(pattern) => pattern.ident.unraw().to_string(),
                 _ => String::new(),
             };
             let of = (*typed.ty).clone();

@@ -63,6 +63,13 @@ fn write_byte(address: u64) {
     }
 }
 
+/// Writes a byte, for where that must fault: a plain store, which no machine takes for a read.
+#[inline(never)]
+fn store_byte(address: u64) {
+    // SAFETY: it is asked for only where nothing of the guest's can be.
+    unsafe { asm!("mov byte ptr [{address}], 0", address = in(reg) address, options(nostack)) }
+}
+
 /// Calls an address.
 #[inline(never)]
 fn execute(address: u64) {
@@ -77,6 +84,7 @@ fn touch(address: u64, access: &str) {
             black_box(read_byte(address));
         }
         "write" => write_byte(address),
+        "store" => store_byte(address),
         "execute" => execute(address),
         _ => panic!("no such access: {access}"),
     }

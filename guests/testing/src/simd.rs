@@ -2,14 +2,21 @@
 
 use core::arch::x86_64::{
     __cpuid, __m256i, _mm256_add_epi32, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_storeu_si256,
-    _xgetbv,
+    _xgetbv, CpuidResult,
 };
 
 use glowbox_guest::guest_function;
 
+/// `cpuid`, which older compilers take for unsafe.
+#[allow(unused_unsafe)]
+fn read_cpuid(leaf: u32) -> CpuidResult {
+    // SAFETY: every x86-64 CPU has the instruction.
+    unsafe { __cpuid(leaf) }
+}
+
 /// Whether AVX2 may be used: the CPU has it, and its state is enabled.
 fn has_avx2() -> bool {
-    let (one, seven) = (__cpuid(1), __cpuid(7));
+    let (one, seven) = (read_cpuid(1), read_cpuid(7));
     let os_and_avx = 1 << 27 | 1 << 28;
     if one.ecx & os_and_avx != os_and_avx || seven.ebx & 1 << 5 == 0 {
         return false;
@@ -54,6 +61,6 @@ fn sse_scale(values: [f32; 4], factor: f32) -> [f32; 4] {
 /// What `cpuid` says: EAX, EBX, ECX, EDX.
 #[guest_function]
 fn cpuid(leaf: u32) -> (u32, u32, u32, u32) {
-    let found = __cpuid(leaf);
+    let found = read_cpuid(leaf);
     (found.eax, found.ebx, found.ecx, found.edx)
 }

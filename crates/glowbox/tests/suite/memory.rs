@@ -11,7 +11,7 @@ use crate::support::{error, guest};
 
 /// The ways of using memory, as the guest calls them.
 const ACCESSES: [(&str, Access); 3] =
-    [("read", Access::Read), ("write", Access::Write), ("execute", Access::Execute)];
+    [("read", Access::Read), ("store", Access::Write), ("execute", Access::Execute)];
 /// Bytes that the guest is sent: the instruction `ret`.
 const MESSAGE: &[u8] = &[0xc3; 16];
 
@@ -47,7 +47,7 @@ fn sandbox_with(limits: &Limits) -> Sandbox {
 }
 
 fn program() -> Program {
-    let bytes = std::fs::read(guest("faults").name()).expect("a guest's name is its path");
+    let bytes = std::fs::read(guest("faults").path().expect("a file")).expect("the guest's file");
     Program::parse(bytes.into()).expect("a guest")
 }
 

@@ -128,7 +128,7 @@ tests! {
 
 /// The host functions that the guest `testing` imports, and their numbers.
 fn imports() -> Vec<(String, u32)> {
-    let bytes = std::fs::read(guest("testing").name()).expect("the guest's file");
+    let bytes = std::fs::read(guest("testing").path().expect("a file")).expect("the guest's file");
     let program = glowbox_core::elf::Program::parse(bytes.into()).expect("a guest");
     program.imports().iter().map(|import| (import.name.clone(), import.number)).collect()
 }

@@ -24,6 +24,11 @@ mod aux {
     pub(super) const RANDOM: u64 = 25;
 }
 
+/// Bytes in a page, as an index type.
+const PAGE: usize = 4096;
+/// Bytes of stack that a guest uses while it starts.
+const STACK_AT_START: u64 = 2 * PAGE_SIZE;
+
 /// What a guest is started with, besides its program.
 #[derive(Debug, Clone)]
 pub struct Start<'a> {
@@ -61,6 +66,27 @@ pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut 
     boot_info(layout, start, memory);
     let rip = Gva(program.entry().wrapping_add(layout.load_base()));
     Entry { rip, rsp: initial_stack(program, layout, start, memory) }
+}
+
+/// The parts of guest memory that [`load`] writes to, and the guest's first instructions after it:
+/// worth making resident beforehand. Variables that start as zero are not among them; they may be
+/// many.
+pub fn written(program: &Program, layout: &Layout) -> Vec<std::ops::Range<usize>> {
+    // The supervisor comes first, then the tables, then the program.
+    let mut parts = Vec::new();
+    parts.push(0..index(layout.memory(RegionKind::PageTables).end));
+    for segment in program.segments().iter().filter(|segment| !segment.file.is_empty()) {
+        let start = place(layout, segment.address);
+        let end = start + segment.file.len();
+        match parts.last_mut() {
+            Some(last) if last.end.next_multiple_of(PAGE) >= start & !(PAGE - 1) => last.end = end,
+            _ => parts.push(start..end),
+        }
+    }
+    // The control page follows the stack's end.
+    let top = layout.memory(RegionKind::Stack).end - STACK_AT_START;
+    parts.push(index(top)..index(layout.memory(RegionKind::Control).end));
+    parts
 }
 
 fn range(range: std::ops::Range<u64>) -> std::ops::Range<usize> {

@@ -115,6 +115,9 @@ impl Instance {
             log_level: options.log_level,
             log_text_limit: options.log_text_limit,
         };
+        for part in load::written(guest.program(), &layout) {
+            memory.populate(part);
+        }
         let entry = load::load(guest.program(), &layout, &start, memory.bytes_mut());
         let machine = KvmMachine::new(engine.kvm(), memory, entry, engine.signal())
             .map_err(Error::of_machine)?;

@@ -8,7 +8,11 @@
 //! writing. Values read from it are the guest's claims all the same.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
+
+/// Bytes in the smallest page.
+const PAGE: usize = 4096;
 
 /// One guest's memory.
 #[derive(Debug)]
@@ -62,6 +66,22 @@ impl GuestMemory {
         }
         let base = NonNull::new(base.cast()).ok_or_else(invalid)?;
         Ok(GuestMemory { base, size: length })
+    }
+
+    /// Makes pages resident in one step, which takes about two thirds of the time of a page fault
+    /// for each. A hint: where the system does not do it (Linux before 5.14, no memory), the pages
+    /// come with their first use as others do.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not lie in memory.
+    pub fn populate(&mut self, range: Range<usize>) {
+        let start = range.start & !(PAGE - 1);
+        let pages = &mut self.bytes_mut()[start..range.end];
+        // SAFETY: the pages are this mapping's, and making them resident changes no byte of them.
+        unsafe {
+            libc::madvise(pages.as_mut_ptr().cast(), pages.len(), libc::MADV_POPULATE_WRITE);
+        }
     }
 
     /// Bytes in it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kvm_bindings::{
     Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region, kvm_xcrs,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
 use glowbox_core::layout::PAGE_TABLES_GPA;
 use glowbox_core::load::Entry;
@@ -80,7 +80,7 @@ impl KvmMachine {
         unsafe { vm.set_user_memory_region(slot) }
             .map_err(|error| failed("KVM_SET_USER_MEMORY_REGION", error))?;
         let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("KVM_CREATE_VCPU", error))?;
-        set_up(kvm, &vcpu, entry)?;
+        set_up(kvm, &mut vcpu, entry)?;
         let immediate_exit = &raw mut vcpu.get_kvm_run().immediate_exit;
         let control = Arc::new(RunControl::new(signal));
         Ok(KvmMachine { vcpu, _vm: vm, memory, immediate_exit, control, entries: 0 })
@@ -191,7 +191,7 @@ fn broken(exit: VcpuExit<'_>) -> Exit {
     Exit::Broken { reason }
 }
 
-fn set_up(kvm: &Kvm, vcpu: &VcpuFd, entry: Entry) -> Result<(), MachineError> {
+fn set_up(kvm: &Kvm, vcpu: &mut VcpuFd, entry: Entry) -> Result<(), MachineError> {
     vcpu.set_cpuid2(&kvm.cpuid).map_err(|error| failed("KVM_SET_CPUID2", error))?;
     let has_xsave = set_special_registers(kvm, vcpu)?;
     if let (Some(components), true) = (kvm.xcr0, has_xsave) {
@@ -212,11 +212,39 @@ fn set_up(kvm: &Kvm, vcpu: &VcpuFd, entry: Entry) -> Result<(), MachineError> {
     }
     let registers =
         kvm_regs { rip: entry.rip.0, rsp: entry.rsp.0, rflags: RFLAGS, ..Default::default() };
+    if kvm.sync_regs {
+        vcpu.sync_regs_mut().regs = registers;
+        vcpu.set_sync_dirty_reg(SyncReg::Register);
+        return Ok(());
+    }
     vcpu.set_regs(&registers).map_err(|error| failed("KVM_SET_REGS", error))
 }
 
 /// Long mode, ring 3. Returns whether XSAVE is on.
-fn set_special_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<bool, MachineError> {
+///
+/// The first machine finds out what this KVM takes; all others start with the same. Where the run
+/// page can carry registers the first `KVM_RUN` takes them from there, which saves three requests.
+fn set_special_registers(kvm: &Kvm, vcpu: &mut VcpuFd) -> Result<bool, MachineError> {
+    let sregs = match kvm.sregs.get() {
+        Some(known) if kvm.sync_regs => {
+            vcpu.sync_regs_mut().sregs = *known;
+            vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+            known
+        }
+        Some(known) => {
+            vcpu.set_sregs(known).map_err(|error| failed("KVM_SET_SREGS", error))?;
+            known
+        }
+        None => {
+            let found = find_special_registers(kvm, vcpu)?;
+            kvm.sregs.get_or_init(|| found)
+        }
+    };
+    Ok(sregs.cr4 & CR4_OSXSAVE != 0)
+}
+
+/// Sets the special registers and returns what they are.
+fn find_special_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<kvm_sregs, MachineError> {
     let mut s = vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))?;
     let flat = |selector, kind, dpl, long| kvm_segment {
         base: 0,
@@ -248,19 +276,12 @@ fn set_special_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<bool, MachineError>
     (s.gdt.base, s.gdt.limit) = (supervisor::GDT.base.0, supervisor::GDT.limit);
     (s.idt.base, s.idt.limit) = (supervisor::IDT.base.0, supervisor::IDT.limit);
     (s.cr0, s.cr3, s.efer) = (CR0, PAGE_TABLES_GPA.0, EFER);
-    let cr4 = match kvm.known_cr4() {
-        Some(cr4) => {
-            s.cr4 = cr4;
-            vcpu.set_sregs(&s).map_err(|error| failed("KVM_SET_SREGS", error))?;
-            cr4
-        }
-        None => find_cr4(kvm, vcpu, &mut s)?,
-    };
-    Ok(cr4 & CR4_OSXSAVE != 0)
+    find_cr4(kvm, vcpu, &mut s)?;
+    Ok(s)
 }
 
 /// Finds out which control-register bits this KVM takes, by trying: all of them, then one by one.
-fn find_cr4(kvm: &Kvm, vcpu: &VcpuFd, s: &mut kvm_sregs) -> Result<u64, MachineError> {
+fn find_cr4(kvm: &Kvm, vcpu: &VcpuFd, s: &mut kvm_sregs) -> Result<(), MachineError> {
     let wishes = || CR4_WISHES.into_iter().filter(|bit| *bit != CR4_OSXSAVE || kvm.xcr0.is_some());
     s.cr4 = wishes().fold(CR4_BASE, |bits, bit| bits | bit);
     if vcpu.set_sregs(s).is_err() {
@@ -274,6 +295,5 @@ fn find_cr4(kvm: &Kvm, vcpu: &VcpuFd, s: &mut kvm_sregs) -> Result<u64, MachineE
         s.cr4 = accepted;
         vcpu.set_sregs(s).map_err(|error| failed("KVM_SET_SREGS", error))?;
     }
-    kvm.learn_cr4(s.cr4);
-    Ok(s.cr4)
+    Ok(())
 }

@@ -8,9 +8,11 @@ mod cpuid;
 mod machine;
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_sregs,
+};
 use kvm_ioctls::Cap;
 
 use crate::MachineError;
@@ -28,8 +30,11 @@ pub struct Kvm {
     device: kvm_ioctls::Kvm,
     cpuid: CpuId,
     xcr0: Option<u64>,
-    /// The control-register bits this KVM accepts; 0 until the first machine has found out.
-    cr4: AtomicU64,
+    /// Whether registers can be set through the run page (`KVM_CAP_SYNC_REGS`, Linux 4.17).
+    sync_regs: bool,
+    /// The special registers that every machine starts with, the same for all; empty until the
+    /// first machine has found out which of them this KVM takes.
+    sregs: OnceLock<kvm_sregs>,
 }
 
 impl Kvm {
@@ -61,15 +66,9 @@ impl Kvm {
             .map_err(|_| MachineError::Unsupported { what: "a CPUID table of usual size" })?;
         let has_xcrs = device.check_extension(Cap::Xcrs);
         let xcr0 = cpuid::xcr0(supported.as_slice()).filter(|_| has_xcrs);
-        Ok(Kvm { device, cpuid, xcr0, cr4: AtomicU64::new(0) })
-    }
-
-    fn known_cr4(&self) -> Option<u64> {
-        Some(self.cr4.load(Ordering::Relaxed)).filter(|bits| *bits != 0)
-    }
-
-    fn learn_cr4(&self, bits: u64) {
-        self.cr4.store(bits, Ordering::Relaxed);
+        let wanted = i32::try_from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS).unwrap_or(i32::MAX);
+        let sync_regs = device.check_extension_int(Cap::SyncRegs) & wanted == wanted;
+        Ok(Kvm { device, cpuid, xcr0, sync_regs, sregs: OnceLock::new() })
     }
 }
 

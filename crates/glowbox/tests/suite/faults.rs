@@ -199,21 +199,20 @@ tests! {
         check_codes(&cases);
         let protection = FaultKind::GeneralProtection;
         check_codes(&[
-            (
-                "interrupt return to ring 0",
-                &[0x6a, 0x10, 0x54, 0x6a, 2, 0x6a, 0x08, 0x50, 0x48, 0xcf],
-                protection,
-                8,
-                Some(13),
-            ),
             ("ring-0 data", &[0xb8, 0x10, 0, 0, 0, 0x8e, 0xd8], protection, 5, Some(13)),
         ]);
-        // To ring 0, and to data: in 64-bit mode there is nothing but 64-bit code. QEMU reads the
-        // stack as ring 0 would, which SMAP forbids: a page fault there.
-        for selector in [0x08, 0x23] {
-            let error = run_code("far return", &[0x6a, selector, 0x50, 0x48, 0xcb]);
+        // Far returns to ring 0 and to data (in 64-bit mode there is nothing but 64-bit code), and
+        // an interrupt return to ring 0. QEMU reads the stack as ring 0 would, which SMAP forbids:
+        // a page fault there.
+        let returns: [(&[u8], u64); 3] = [
+            (&[0x6a, 0x08, 0x50, 0x48, 0xcb], 3),
+            (&[0x6a, 0x23, 0x50, 0x48, 0xcb], 3),
+            (&[0x6a, 0x10, 0x54, 0x6a, 2, 0x6a, 0x08, 0x50, 0x48, 0xcf], 8),
+        ];
+        for (code, offset) in returns {
+            let error = run_code("return to ring 0", code);
             assert!([protection, FaultKind::Other].contains(&fault(&error).kind), "{error}");
-            assert_eq!(offset_in_page(fault(&error)), 3, "{error}");
+            assert_eq!(offset_in_page(fault(&error)), offset, "{error}");
         }
     }
 

@@ -17,6 +17,7 @@
 
 extern crate alloc;
 
+mod limited;
 pub mod mailbox;
 pub mod record;
 pub mod typed;

@@ -51,6 +51,16 @@ macro_rules! transparent {
 
 transparent!(&T, &mut T, Box<T>);
 
+macro_rules! non_zero {
+    ($($type:ty),*) => {
+        $(impl Typed for core::num::NonZero<$type> {
+            const TYPE: &'static Type = &Type::Generic("NonZero", &[<$type>::TYPE]);
+        })*
+    };
+}
+
+non_zero!(u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize);
+
 impl<T: Typed + ToOwned + ?Sized> Typed for Cow<'_, T> {
     const TYPE: &'static Type = T::TYPE;
 }

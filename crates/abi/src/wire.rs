@@ -12,6 +12,8 @@ use core::fmt;
 use serde::ser::{Impossible, Serialize, Serializer};
 use serde::{Deserialize, ser};
 
+use crate::limited::{Budget, Limited};
+
 /// Why a value could not be written or read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -84,10 +86,14 @@ fn unsupported(error: postcard::Error) -> WireError {
 
 /// Reads a value from the start of `bytes`; what follows it comes back too.
 ///
+/// Any bytes may come: the work, the stack and the number of elements are bounded by their length.
+/// A value may take more memory than its encoding (a `None` of a large type takes a byte to write),
+/// so the bound on a message bounds a decoded value only together with its type.
+///
 /// # Errors
 ///
-/// [`WireError::Malformed`], for any bytes; never a panic or an allocation larger than `bytes`
-/// warrants.
+/// [`WireError::Malformed`]: not an encoding of the type, nested more than 128 levels deep, or with
+/// more elements than bytes.
 pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), WireError> {
     let mut value: Option<T> = None;
     if let Ok(slot) = castaway::cast!(&mut value, &mut Option<Vec<u8>>) {
@@ -97,7 +103,16 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), 
             return Ok((value, rest));
         }
     }
-    postcard::take_from_bytes(bytes).map_err(malformed)
+    let budget = Budget::of(bytes.len());
+    let mut deserializer = postcard::Deserializer::from_bytes(bytes);
+    let value = T::deserialize(Limited::new(&mut deserializer, &budget)).map_err(|error| {
+        match budget.refusal() {
+            Some(reason) => WireError::Malformed { reason: reason.to_string() },
+            None => malformed(error),
+        }
+    })?;
+    let rest = deserializer.finalize().map_err(malformed)?;
+    Ok((value, rest))
 }
 
 /// Reads a value that takes up all of `bytes`.
@@ -162,6 +177,11 @@ macro_rules! refuse_the_rest {
         type SerializeMap = Impossible<$ok, NotBytes>;
         type SerializeStruct = Impossible<$ok, NotBytes>;
         type SerializeStructVariant = Impossible<$ok, NotBytes>;
+
+        /// As the format's own serializer says.
+        fn is_human_readable(&self) -> bool {
+            false
+        }
 
         refuse! { $ok:
             serialize_bool(bool); serialize_i8(i8); serialize_i16(i16); serialize_i32(i32);
@@ -262,6 +282,7 @@ impl Serializer for OneByte {
 mod tests {
     use super::*;
     use alloc::vec;
+    use serde::{Deserialize, Serialize};
 
     fn bytes_of<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
         let mut space = [0; 256];
@@ -300,6 +321,63 @@ mod tests {
             encode(&[0u8; 300][..], &mut space),
             Err(WireError::TooLarge { needed: 302, space: 8 })
         );
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Tree {
+        children: Vec<Tree>,
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Chain {
+        End,
+        Link(alloc::boxed::Box<Chain>),
+    }
+
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    struct Unit;
+
+    #[test]
+    fn deep_values_are_refused_before_they_take_the_stack() {
+        // Every byte is one child, or one link.
+        let deep = vec![1u8; 1 << 20];
+        for text in [
+            decode_all::<Tree>(&deep).unwrap_err().to_string(),
+            decode_all::<Chain>(&deep).unwrap_err().to_string(),
+            decode_all::<Option<alloc::boxed::Box<Chain>>>(&deep).unwrap_err().to_string(),
+        ] {
+            assert!(text.contains("128 levels"), "{text}");
+        }
+        // A level of the tree is a struct and a sequence.
+        let proper = |levels| [vec![1u8; levels], vec![0]].concat();
+        assert!(decode_all::<Tree>(&proper(60)).is_ok());
+        assert!(decode_all::<Chain>(&proper(120)).is_ok());
+    }
+
+    #[test]
+    fn more_elements_than_bytes_are_refused() {
+        let huge = bytes_of(&(1u64 << 60));
+        let text = decode_all::<Vec<()>>(&huge).unwrap_err().to_string();
+        assert!(text.contains("more elements"), "{text}");
+        assert!(decode_all::<alloc::collections::BTreeSet<Unit>>(&huge).is_err());
+        assert!(decode_all::<alloc::collections::BTreeMap<Unit, ()>>(&huge).is_err());
+        assert_eq!(decode_all::<Vec<()>>(&[100]).unwrap().len(), 100);
+        let texts = vec![String::new(); 5000];
+        let mut space = vec![0; 6000];
+        let length = encode(&texts, &mut space).unwrap();
+        assert_eq!(decode_all::<Vec<String>>(&space[..length]).unwrap(), texts);
+    }
+
+    #[test]
+    fn types_that_ask_whether_the_format_is_for_people_are_told_the_same_on_both_ways() {
+        struct Asks;
+        impl Serialize for Asks {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let text = serializer.is_human_readable();
+                if text { serializer.serialize_str("x") } else { serializer.serialize_bytes(b"yz") }
+            }
+        }
+        assert_eq!(decode_all::<&[u8]>(&bytes_of(&Asks)).unwrap(), b"yz");
     }
 
     #[test]

@@ -24,12 +24,6 @@ macro_rules! address {
                 $name(self.0.checked_add(bytes).expect("addresses of a layout do not wrap"))
             }
 
-            /// The start of the address's page.
-            #[must_use]
-            pub fn page(self) -> Self {
-                $name(self.0 & !(PAGE_SIZE - 1))
-            }
-
             /// Whether the address is a multiple of `size`, a power of two.
             pub fn is_aligned(self, size: u64) -> bool {
                 self.0 & (size - 1) == 0

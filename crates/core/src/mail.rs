@@ -22,11 +22,6 @@ impl Untrusted {
     pub fn at_most(self, limit: u64) -> Option<usize> {
         if self.0 <= limit { usize::try_from(self.0).ok() } else { None }
     }
-
-    /// The number as such, for showing it.
-    pub fn unchecked(self) -> u64 {
-        self.0
-    }
 }
 
 /// Sizes against which a message is checked, in bytes.

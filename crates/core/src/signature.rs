@@ -16,6 +16,8 @@
 
 use std::fmt;
 
+/// Characters of a signature that an error shows.
+const MAX_SHOWN: usize = 200;
 /// Deepest nesting of types in a signature.
 const MAX_DEPTH: u32 = 32;
 
@@ -199,7 +201,11 @@ impl<'a> Parser<'a> {
     }
 
     fn fail<T>(&self, problem: &'static str) -> Result<T, SignatureError> {
-        Err(SignatureError { text: self.text.to_string(), problem, at: self.at })
+        let mut text: String = self.text.chars().take(MAX_SHOWN).collect();
+        if text.len() < self.text.len() {
+            text.push('…');
+        }
+        Err(SignatureError { text, problem, at: self.at })
     }
 
     fn expect(&mut self, token: &'static str) -> Result<(), SignatureError> {
@@ -286,7 +292,17 @@ impl<'a> Parser<'a> {
 
     fn path(&mut self, depth: u32) -> Result<TypeName, SignatureError> {
         self.take("::");
-        let mut name = self.word();
+        let mut name = if self.take("<") {
+            // `<Type as Trait>::item`: what follows is what counts.
+            self.type_name(depth + 1)?;
+            self.expect("as")?;
+            self.type_name(depth + 1)?;
+            self.expect(">")?;
+            self.expect("::")?;
+            self.segment()
+        } else {
+            self.segment()
+        };
         let mut parameters = Vec::new();
         loop {
             if name.is_empty() {
@@ -302,9 +318,23 @@ impl<'a> Parser<'a> {
                 parameters = self.list(">", depth)?;
                 break;
             }
-            name = self.word();
+            name = self.segment();
         }
         Ok(canonical(name, parameters))
+    }
+
+    /// A segment of a path: a word, or what `type_name` prints for a function's inside, such as
+    /// `{{closure}}`.
+    fn segment(&mut self) -> &'a str {
+        self.skip_space();
+        let rest = self.rest();
+        let length =
+            if rest.starts_with("{{") { rest.find("}}").map_or(0, |at| at + 2) } else { 0 };
+        if length == 0 {
+            return self.word();
+        }
+        self.at += length;
+        &rest[..length]
     }
 }
 
@@ -348,6 +378,36 @@ mod tests {
         same(type_name::<std::borrow::Cow<'static, str>>(), "Cow<'_, str>");
         same(type_name::<Result<Signature, SignatureError>>(), "Result<Signature, SignatureError>");
         same(type_name::<std::rc::Rc<[Signature]>>(), "Vec<crate::Signature>");
+    }
+
+    trait Local {
+        fn name() -> &'static str;
+    }
+
+    impl Local for u8 {
+        fn name() -> &'static str {
+            struct Inside;
+            type_name::<Vec<Inside>>()
+        }
+    }
+
+    #[test]
+    fn types_inside_functions_have_names() {
+        struct Outside;
+        let inside = || {
+            struct Inside;
+            type_name::<Option<Inside>>()
+        };
+        same(type_name::<Outside>(), "Outside");
+        same(inside(), "Option<Inside>");
+        same(<u8 as Local>::name(), "Vec<Inside>");
+        same(type_name::<std::num::NonZeroU32>(), "NonZero<u32>");
+    }
+
+    #[test]
+    fn an_error_shows_no_more_than_the_start_of_a_long_text() {
+        let error = Signature::parse(&"(".repeat(1 << 20)).unwrap_err();
+        assert!(error.to_string().len() < 400);
     }
 
     #[test]

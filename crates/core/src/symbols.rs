@@ -10,7 +10,7 @@ use object::LittleEndian;
 use object::elf::{FileHeader64, SHT_SYMTAB, STT_FUNC};
 use object::read::elf::{FileHeader, Sym};
 
-/// Longest symbol name kept, in bytes.
+/// Longest symbol name kept: in bytes before demangling, in characters after.
 const MAX_NAME: usize = 512;
 
 /// A function and an offset into it.
@@ -47,6 +47,7 @@ pub fn find(file: &[u8], address: u64) -> Option<Symbol> {
     let name = symbol.name(endian, symbols.strings()).ok()?;
     let name = String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]);
     let demangled = format!("{:#}", rustc_demangle::demangle(&name));
-    let printable = demangled.chars().filter(|c| !c.is_control()).collect();
+    // A short mangled name can stand for a very long one.
+    let printable = demangled.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     Some(Symbol { name: printable, offset: address - start })
 }

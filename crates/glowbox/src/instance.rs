@@ -350,7 +350,7 @@ impl Instance {
 
     fn mail(&self) -> Result<GuestMail, Error> {
         let at = self.places.control + FROM_GUEST_OFFSET;
-        let bytes = self.machine.memory().bytes()[at..].first_chunk();
+        let bytes = self.machine.memory()[at..].first_chunk();
         let bytes: &[u8; FromGuest::SIZE] = bytes.expect("the control page lies in memory");
         GuestMail::check(bytes, self.places.sizes)
             .map_err(|error| Error::with_source(ErrorKind::Protocol, error.to_string(), error))
@@ -358,7 +358,7 @@ impl Instance {
 
     fn tell(&mut self, header: &ToGuest) {
         let at = self.places.control + TO_GUEST_OFFSET;
-        let bytes = &mut self.machine.memory_mut().bytes_mut()[at..at + ToGuest::SIZE];
+        let bytes = &mut self.machine.memory_mut()[at..at + ToGuest::SIZE];
         bytes.copy_from_slice(&header.to_bytes());
     }
 
@@ -420,7 +420,7 @@ impl Instance {
         target: Range<usize>,
         text: Range<usize>,
     ) -> Result<(), Error> {
-        let outgoing = &self.machine.memory().bytes()[self.places.outgoing.clone()];
+        let outgoing = &self.machine.memory()[self.places.outgoing.clone()];
         let log = &mut self.log;
         let write = AssertUnwindSafe(|| log.write(level, &outgoing[target], &outgoing[text]));
         catch_unwind(write).map_err(|panic| {
@@ -439,12 +439,12 @@ impl Instance {
 
     /// The host-to-guest buffer.
     pub(crate) fn incoming_mut(&mut self) -> &mut [u8] {
-        &mut self.machine.memory_mut().bytes_mut()[self.places.incoming.clone()]
+        &mut self.machine.memory_mut()[self.places.incoming.clone()]
     }
 
     /// The guest-to-host buffer.
     pub(crate) fn outgoing(&self) -> &[u8] {
-        &self.machine.memory().bytes()[self.places.outgoing.clone()]
+        &self.machine.memory()[self.places.outgoing.clone()]
     }
 
     /// As `find`, remembering the answer.

@@ -13,7 +13,6 @@ compile_error!("glowbox-machine has backends for x86-64 Linux only");
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::Registers;
-use glowbox_mem::GuestMemory;
 
 pub mod interrupt;
 pub mod kvm;
@@ -22,10 +21,11 @@ pub mod supervisor;
 /// Something that runs user-mode code over guest memory until it exits.
 pub trait Machine: Send {
     /// Guest memory. The guest does not run while it is borrowed.
-    fn memory(&self) -> &GuestMemory;
+    fn memory(&self) -> &[u8];
 
-    /// Guest memory, for writing.
-    fn memory_mut(&mut self) -> &mut GuestMemory;
+    /// Guest memory, for writing. Bytes, and not the mapping: that stays the machine's as long as
+    /// the guest may run.
+    fn memory_mut(&mut self) -> &mut [u8];
 
     /// Lets the guest run until it exits. It goes on where it was: after the instruction with
     /// which it called out.

@@ -69,7 +69,7 @@ impl Instance {
         };
         let end = gpa.0 + (region.end().0 - address).min(most);
         match (usize::try_from(gpa.0), usize::try_from(end)) {
-            (Ok(start), Ok(end)) => self.machine.memory().bytes().get(start..end).unwrap_or(&[]),
+            (Ok(start), Ok(end)) => self.machine.memory().get(start..end).unwrap_or(&[]),
             _ => &[],
         }
     }

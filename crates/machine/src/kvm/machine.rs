@@ -60,7 +60,12 @@ impl KvmMachine {
     ///
     /// # Errors
     ///
-    /// [`MachineError::Request`] with the KVM call that failed.
+    /// [`MachineError::Request`] with the KVM call that failed, [`MachineError::Unsupported`] if KVM
+    /// lacks something.
+    ///
+    /// # Panics
+    ///
+    /// If the memory is smaller than the supervisor, which no loaded guest's is.
     pub fn new(
         kvm: &Kvm,
         mut memory: GuestMemory,
@@ -133,12 +138,12 @@ impl KvmMachine {
 }
 
 impl Machine for KvmMachine {
-    fn memory(&self) -> &GuestMemory {
-        &self.memory
+    fn memory(&self) -> &[u8] {
+        self.memory.bytes()
     }
 
-    fn memory_mut(&mut self) -> &mut GuestMemory {
-        &mut self.memory
+    fn memory_mut(&mut self) -> &mut [u8] {
+        self.memory.bytes_mut()
     }
 
     fn run(&mut self) -> Result<Exit, MachineError> {

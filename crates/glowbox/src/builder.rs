@@ -129,6 +129,11 @@ impl Builder {
 
     /// Limits messages to this many bytes each way: a multiple of 4096 up to 1 GiB; 16 MiB by
     /// default. A message holds all arguments or one result, encoded.
+    ///
+    /// This bounds what the guest can make the host decode in one go. A decoded value may be larger
+    /// than its encoding by the size of its type: a `Vec<Option<[u64; 16]>>` takes a byte a `None`
+    /// to write, and 136 bytes to hold. Decoding is bounded by the message's length, and no part of
+    /// a call's deadline.
     pub fn message_size(mut self, bytes: u64) -> Builder {
         self.limits.incoming = bytes;
         self.limits.outgoing = bytes;
@@ -142,7 +147,8 @@ impl Builder {
         self
     }
 
-    /// Lets calls take as long as they take. They can still be interrupted.
+    /// Lets calls take as long as they take. They can still be interrupted. The start-up, which
+    /// nobody could interrupt, keeps ten seconds.
     pub fn no_deadline(mut self) -> Builder {
         self.deadline = None;
         self
@@ -216,6 +222,10 @@ impl Builder {
             return invalid(
                 "the deadline is zero, which no call could meet; see no_deadline".into(),
             );
+        }
+        if self.log_limits.records_per_second == 0 {
+            let text = "no log records at all are allowed; to turn the log off, see log_level";
+            return invalid(text.into());
         }
         if !(1..=MAX_LOG_TEXT).contains(&self.log_limits.text) {
             return invalid(format!(

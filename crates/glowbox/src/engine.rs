@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use glowbox_machine::interrupt::{InstalledSignal, default_signal, install};
 use glowbox_machine::kvm::Kvm;
 
-use crate::Error;
 use crate::watchdog::Watchdog;
+use crate::{Error, ErrorKind};
 
 /// What sandboxes share: the hypervisor, the signal that stops running guests, and the thread that
 /// enforces deadlines.
@@ -33,6 +33,7 @@ struct Inner {
     kvm: Kvm,
     signal: InstalledSignal,
     watchdog: Watchdog,
+    process: u32,
 }
 
 impl Engine {
@@ -58,12 +59,25 @@ impl Engine {
     pub fn shared() -> Result<Engine, Error> {
         static SHARED: Mutex<Option<Engine>> = Mutex::new(None);
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(engine) = &*shared {
-            return Ok(engine.clone());
+        match &*shared {
+            Some(engine) if engine.check_process().is_ok() => return Ok(engine.clone()),
+            _ => {}
         }
         let engine = Engine::new()?;
-        *shared = Some(engine.clone());
+        // The engine of a parent process, if there is one, is left as it is: its thread is not
+        // here to be ended.
+        std::mem::forget(shared.replace(engine.clone()));
         Ok(engine)
+    }
+
+    /// Checks that the process is the one that opened the engine: a fork has neither its thread
+    /// nor the right to its VMs.
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        if self.inner.process == std::process::id() {
+            return Ok(());
+        }
+        let text = "the engine was opened before this process was forked; open another one in it";
+        Err(Error::new(ErrorKind::Hypervisor, text))
     }
 
     pub(crate) fn kvm(&self) -> &Kvm {
@@ -80,6 +94,14 @@ impl Engine {
 }
 
 /// Options of an [`Engine`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), glowbox::Error> {
+/// // This program's own code uses signal 62.
+/// let engine = glowbox::Engine::builder().interrupt_signal(60).build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct EngineBuilder {
     signal: i32,
@@ -88,8 +110,11 @@ pub struct EngineBuilder {
 impl EngineBuilder {
     /// The real-time signal by which a thread is got out of a running guest; `SIGRTMAX - 2` by
     /// default. The library installs a handler for it, once a process, and only if it has its
-    /// default action; it unblocks it in threads that make calls. Choose another one if your
-    /// program uses that signal.
+    /// default action; it unblocks it in each thread that makes a call, once. Choose another one if
+    /// your program uses that signal.
+    ///
+    /// A thread that blocks the signal after its first call can't be stopped while it runs a guest:
+    /// neither deadlines nor interrupts work there.
     #[must_use]
     pub fn interrupt_signal(mut self, signal: i32) -> EngineBuilder {
         self.signal = signal;
@@ -107,6 +132,11 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let kvm = Kvm::open().map_err(Error::of_machine)?;
         let signal = install(self.signal).map_err(Error::of_machine)?;
-        Ok(Engine { inner: Arc::new(Inner { kvm, signal, watchdog: Watchdog::new() }) })
+        let watchdog = Watchdog::start().map_err(|error| {
+            let text = "the thread that enforces deadlines can't be started";
+            Error::with_source(ErrorKind::Hypervisor, text, error)
+        })?;
+        let process = std::process::id();
+        Ok(Engine { inner: Arc::new(Inner { kvm, signal, watchdog, process }) })
     }
 }

@@ -96,13 +96,23 @@ pub enum ErrorKind {
     Protocol,
     /// A host function panicked. The sandbox is spent.
     HostPanic,
+    /// A host function's result can't be encoded. The sandbox is spent.
+    HostResult,
     /// Calls from host functions into the guest nest too deeply.
     NestingTooDeep,
     /// The sandbox was spent by an earlier call.
     Spent,
 }
 
-/// A guest's panic.
+/// A guest's panic, as [`Error::panic`] gives it.
+///
+/// ```no_run
+/// # fn example(error: glowbox::Error) {
+/// if let Some(panic) = error.panic() {
+///     eprintln!("{}: {}", panic.location, panic.message);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GuestPanic {

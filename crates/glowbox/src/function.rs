@@ -153,8 +153,8 @@ impl<A: Arguments, R: DeserializeOwned> Function<A, R> {
             return Ok(&self.target);
         }
         let text = format!(
-            "the handle to function `{}` is of guest `{}`, but the sandbox runs `{}`; take the \
-             handle from a sandbox of the same Guest",
+            "the handle to function `{}` is of guest `{}`, and the sandbox runs `{}` as a Guest of \
+             its own; read the file once (Guest::from_file) and build all sandboxes from that",
             self.target.name,
             self.guest.name(),
             instance.guest().name()

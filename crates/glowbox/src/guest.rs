@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use glowbox_core::address::PAGE_SIZE;
 use glowbox_core::elf::{Function, Program};
 use glowbox_core::signature::Signature;
 
@@ -54,12 +55,27 @@ impl Guest {
         let failed = |source| {
             Error::with_source(ErrorKind::Io, format!("guest file `{shown}` can't be read"), source)
         };
+        let invalid = |problem: String| {
+            let text = format!("`{shown}` is not a guest that can be run: {problem}");
+            Err(Error::new(ErrorKind::InvalidGuest, text))
+        };
+        // Before it is opened: a pipe would block.
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+        }
+        if !metadata.is_file() {
+            return invalid("it is no regular file".into());
+        }
+        if metadata.len() > MAX_FILE {
+            return invalid(format!("it is larger than {} MiB", MAX_FILE >> 20));
+        }
         let mut bytes = Vec::new();
-        let file = File::open(path).map_err(failed)?;
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > MAX_FILE {
-            let text = format!("guest file `{shown}` is larger than {} MiB", MAX_FILE >> 20);
-            return Err(Error::new(ErrorKind::InvalidGuest, text));
+        let mut file = File::open(path).map_err(failed)?.take(MAX_FILE);
+        // Its first page first: what is no ELF file at all is not read any further.
+        file.by_ref().take(PAGE_SIZE).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.starts_with(b"\x7fELF") {
+            file.read_to_end(&mut bytes).map_err(failed)?;
         }
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Guest::checked(name, Some(path.to_path_buf()), bytes.into())
@@ -126,6 +142,17 @@ impl fmt::Debug for Guest {
 }
 
 /// What a sandbox can be built from: a path, or a [`Guest`] that has been read already.
+///
+/// ```no_run
+/// # fn main() -> Result<(), glowbox::Error> {
+/// use glowbox::{Guest, Sandbox};
+///
+/// let by_path = Sandbox::builder().build("plugin.elf")?;
+/// let in_memory = Guest::from_bytes("plugin", std::fs::read("plugin.elf").unwrap_or_default())?;
+/// let by_guest = Sandbox::builder().build(&in_memory)?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait IntoGuest {
     /// The guest.
     ///

@@ -1,6 +1,6 @@
 //! Functions of the host that a guest may call.
 
-use std::any::{Any, type_name};
+use std::any::type_name;
 use std::fmt;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -139,6 +139,25 @@ impl Caller<'_> {
 /// implements `Serialize`, `Result` included.
 ///
 /// `M` is an artefact of type inference; leave it to the compiler.
+///
+/// ```no_run
+/// # fn main() -> Result<(), glowbox::Error> {
+/// let mut calls = 0;
+/// let builder = glowbox::Sandbox::builder()
+///     .host_function("next", move || {
+///         calls += 1;
+///         calls
+///     })
+///     .host_function("join", |words: Vec<String>, separator: String| words.join(&separator));
+/// # Ok(())
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` can't be registered as a host function",
+    note = "a host function is a closure that is `FnMut + Send + 'static`, with up to twelve \
+            parameters of owned types that implement `Deserialize` (`String`, not `&str`), before \
+            them `&mut Caller<'_>` if it calls back, and a result that implements `Serialize`"
+)]
 pub trait HostFunction<M>: Send + 'static {
     /// The parameters' types and the result's, as `std::any::type_name` gives them.
     #[doc(hidden)]
@@ -169,34 +188,34 @@ pub enum Outcome {
     Unsupported(String),
     /// The guest's arguments did not decode.
     BadArguments(String),
-    /// The function panicked, with this message.
-    Panicked(String),
 }
 
 impl Invocation<'_> {
     fn reply<R: Serialize>(self, call: impl FnOnce(&mut Caller<'_>) -> R) -> Outcome {
-        let mut caller = Caller { instance: self.instance };
-        // After a panic the function is not called again, and the sandbox is spent: nobody sees
-        // what the panic left behind.
-        let result = match catch_unwind(AssertUnwindSafe(|| call(&mut caller))) {
-            Ok(result) => result,
-            Err(panic) => return Outcome::Panicked(panic_text(&*panic)),
-        };
+        let result = call(&mut Caller { instance: self.instance });
         let space = &mut self.instance.incoming_mut()[self.reply_offset..];
-        match catch_unwind(AssertUnwindSafe(|| wire::encode(&result, space))) {
-            Ok(Ok(length)) => Outcome::Replied(length),
-            Ok(Err(WireError::TooLarge { .. })) => Outcome::TooLarge,
-            Ok(Err(error)) => Outcome::Unsupported(error.to_string()),
-            Err(panic) => Outcome::Panicked(panic_text(&*panic)),
+        match wire::encode(&result, space) {
+            Ok(length) => Outcome::Replied(length),
+            Err(WireError::TooLarge { .. }) => Outcome::TooLarge,
+            Err(error) => Outcome::Unsupported(error.to_string()),
         }
     }
 }
 
-/// The message of a panic, as far as it is text.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "(a panic without a text)".into())
+/// Runs code of the embedding program; a panic in it becomes an error with its message, and goes no
+/// further. What it left half-done is the caller's to keep from being used again.
+pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let text = text
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "(a panic without a text)".into());
+        // The payload may be anything, even something that panics when it is dropped.
+        if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            std::mem::forget(another);
+        }
+        text
+    })
 }
 
 /// A host function whose types have been erased.

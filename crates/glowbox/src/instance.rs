@@ -6,7 +6,6 @@
 use std::any::type_name;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use glowbox_mem::GuestMemory;
 use serde::de::DeserializeOwned;
 
 use crate::function::Target;
-use crate::host_function::{Invocation, Outcome, Registered, panic_text};
+use crate::host_function::{Invocation, Outcome, Registered, contain};
 use crate::log::Log;
 use crate::{Arguments, CallOptions, Engine, Error, ErrorKind, Guest, GuestPanic, Stats};
 
@@ -33,6 +32,8 @@ mod exits;
 
 /// How deep calls from host functions into the guest may nest.
 const MAX_NESTING: u32 = 16;
+/// Time for the start-up where calls have no deadline: nobody could interrupt it.
+const START_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest text of a guest's panic or error that is kept, in bytes.
 const MAX_TEXT: usize = 16 << 10;
 
@@ -93,6 +94,7 @@ struct Resolved {
 impl Instance {
     /// Makes the machine, loads the guest and runs its start-up.
     pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
+        engine.check_process()?;
         let random = || {
             getrandom::u64().map_err(|error| {
                 let text = "the system gives no random numbers".to_string();
@@ -145,7 +147,7 @@ impl Instance {
 
     /// Runs the guest until it says that it is ready.
     fn start(&mut self) -> Result<(), Error> {
-        let allowed = self.deadline;
+        let allowed = Some(self.deadline.unwrap_or(START_DEADLINE));
         self.timed(allowed, |instance| match instance.run()? {
             GuestMail::Ready => Ok(()),
             GuestMail::StartError { text } => {
@@ -170,7 +172,12 @@ impl Instance {
         let deadline = watchdog.deadline(allowed);
         self.machine.control().begin(deadline);
         watchdog.expect(deadline);
-        let result = body(self);
+        // Host functions are contained where they are called; this is for whatever else may panic
+        // while a call is under way, so that no state says that it still is.
+        let result = contain(|| body(self)).unwrap_or_else(|message| {
+            let text = format!("the host panicked during the call: {message}");
+            Err(Error::new(ErrorKind::HostPanic, text))
+        });
         self.machine.control().end();
         result.map_err(|error| match error.kind() {
             ErrorKind::Deadline => self.spend(Error::deadline(allowed)),
@@ -189,8 +196,12 @@ impl Instance {
         arguments: &A,
         options: &CallOptions,
     ) -> Result<R, Error> {
-        let length = self.prepare(target, arguments)?;
         let allowed = options.deadline_or(self.deadline);
+        if allowed == Some(Duration::ZERO) {
+            let text = "the call's deadline is zero, which no call could meet";
+            return Err(Error::new(ErrorKind::InvalidOption, text));
+        }
+        let length = self.prepare(target, arguments)?;
         let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
         self.finish(target, returned)
     }
@@ -385,31 +396,35 @@ impl Instance {
         };
         self.stats.host_calls += 1;
         let outer_free = std::mem::replace(&mut self.incoming_free, reply_offset);
-        let outcome = function(Invocation { instance: self, arguments, reply_offset });
+        let outer_nesting = self.nesting;
+        let outcome = contain(|| function(Invocation { instance: self, arguments, reply_offset }));
         self.incoming_free = outer_free;
+        self.nesting = outer_nesting;
         let name = Arc::clone(&self.slots[slot].name);
-        if !matches!(outcome, Outcome::Panicked(_)) {
+        if outcome.is_ok() {
             self.slots[slot].function = Some(function);
+        } else if contain(|| drop(function)).is_err() {
+            tracing::warn!(target: "glowbox", "host function `{name}` panicked again when dropped");
         }
         if let Some(spent) = &self.spent {
             // A call back into the guest has ended it.
             return Err(spent.clone());
         }
+        let outcome = outcome.map_err(|message| {
+            let text = format!("host function `{name}` panicked: {message}");
+            Error::new(ErrorKind::HostPanic, text)
+        })?;
         match outcome {
             Outcome::Replied(length) => Ok(reply(ReplyStatus::Value, length)),
             Outcome::TooLarge => Ok(reply(ReplyStatus::TooLarge, 0)),
             Outcome::Unsupported(reason) => {
                 let text = format!("the result of host function `{name}` {reason}");
-                Err(Error::new(ErrorKind::HostPanic, text))
+                Err(Error::new(ErrorKind::HostResult, text))
             }
             Outcome::BadArguments(reason) => {
                 let text =
                     format!("the guest called host function `{name}` with bytes that {reason}");
                 Err(Error::new(ErrorKind::Protocol, text))
-            }
-            Outcome::Panicked(message) => {
-                let text = format!("host function `{name}` panicked: {message}");
-                Err(Error::new(ErrorKind::HostPanic, text))
             }
         }
     }
@@ -422,9 +437,8 @@ impl Instance {
     ) -> Result<(), Error> {
         let outgoing = &self.machine.memory()[self.places.outgoing.clone()];
         let log = &mut self.log;
-        let write = AssertUnwindSafe(|| log.write(level, &outgoing[target], &outgoing[text]));
-        catch_unwind(write).map_err(|panic| {
-            let text = format!("the sandbox's log sink panicked: {}", panic_text(&*panic));
+        contain(|| log.write(level, &outgoing[target], &outgoing[text])).map_err(|message| {
+            let text = format!("the sandbox's log sink panicked: {message}");
             Error::new(ErrorKind::HostPanic, text)
         })
     }

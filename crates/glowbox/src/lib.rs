@@ -30,7 +30,8 @@
 //!
 //! # What a guest can do to its host
 //!
-//! Use the CPU time and memory that it was given, write to the log as fast as the log's limits
+//! Use the CPU time and memory that it was given, make the host decode messages up to their limit
+//! (see [`Builder::message_size`]), write to the log as fast as the log's limits
 //! allow, and call the registered host functions with arguments of its choice. Host functions are
 //! the border: check what they are given.
 //!

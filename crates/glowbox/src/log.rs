@@ -1,7 +1,7 @@
 //! What guests write to the host's log.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::{Duration, Instant};
 
 /// How important a log record is.
@@ -32,7 +32,17 @@ impl LogLevel {
 }
 
 /// A log record of a guest. Everything in it is the guest's claim; the text may hold anything,
-/// terminal control characters too. [`LogRecord`]'s `Display` escapes those.
+/// terminal control characters too. [`LogRecord`]'s `Display` escapes those, and line ends with
+/// them, so that a record stays one line.
+///
+/// ```no_run
+/// # fn main() -> Result<(), glowbox::Error> {
+/// let sandbox = glowbox::Sandbox::builder()
+///     .log_sink(|record| eprintln!("{:?} {}: {record}", record.level, record.target))
+///     .build("plugin.elf")?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogRecord<'a> {
@@ -46,13 +56,23 @@ pub struct LogRecord<'a> {
     pub dropped: u64,
 }
 
+/// Whether a character can make a log show what is not there: control characters, line ends
+/// included, and those that reorder text.
+fn misleads(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}'
+            | '\u{2029}' | '\u{2066}'..='\u{2069}')
+}
+
 impl fmt::Display for LogRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.text.chars() {
             match character {
-                '\n' | '\t' => write!(f, "{character}")?,
-                control if control.is_control() => write!(f, "{}", control.escape_default())?,
-                other => write!(f, "{other}")?,
+                '\t' => f.write_char('\t')?,
+                unsafe_to_show if misleads(unsafe_to_show) => {
+                    write!(f, "{}", unsafe_to_show.escape_default())?;
+                }
+                other => f.write_char(other)?,
             }
         }
         Ok(())
@@ -61,11 +81,16 @@ impl fmt::Display for LogRecord<'_> {
 
 /// How much a guest may write to the log. What is too long is cut, what is too much is dropped and
 /// counted.
+///
+/// ```
+/// let limits = glowbox::LogLimits { records_per_second: 50, ..Default::default() };
+/// let builder = glowbox::Sandbox::builder().log_limits(limits);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
     /// Bytes of text in a record; 4096 by default.
     pub text: usize,
-    /// Records a second, and in one burst; 1000 by default.
+    /// Records a second, and in one burst; at least 1, and 1000 by default.
     pub records_per_second: u32,
 }
 
@@ -190,7 +215,7 @@ mod tests {
         let (mut log, records) = collected(LogLimits { text: 8, records_per_second: 5 });
         log.write(3, b"t", b"a\x1b[2Jb\nc and more");
         log.write(4, b"t", b"not wanted");
-        assert_eq!(records.lock().unwrap()[..], [("a\\u{1b}[2Jb\nc".to_string(), 0)]);
+        assert_eq!(records.lock().unwrap()[..], [("a\\u{1b}[2Jb\\nc".to_string(), 0)]);
     }
 
     /// Keeps the last event's level, target and message.

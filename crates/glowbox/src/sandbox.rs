@@ -27,6 +27,15 @@ pub struct Sandbox {
 }
 
 /// What a sandbox has done so far.
+///
+/// ```no_run
+/// # fn example(sandbox: &mut glowbox::Sandbox) -> Result<(), glowbox::Error> {
+/// let before = sandbox.stats();
+/// sandbox.call::<_, u32>("add", (1u32, 2u32))?;
+/// assert_eq!(sandbox.stats().entries - before.entries, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {

@@ -10,7 +10,7 @@
 //! the watchdog writes `next_look`, then reads the deadlines. One of them sees the other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use glowbox_machine::interrupt::{NO_DEADLINE, RunControl};
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     shared: Arc<Shared>,
-    thread: OnceLock<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,8 @@ struct State {
 }
 
 impl Watchdog {
-    pub(crate) fn new() -> Watchdog {
+    /// Starts the thread.
+    pub(crate) fn start() -> std::io::Result<Watchdog> {
         let state = State { watched: Vec::new(), live: 0, period: 0, stop: false };
         let shared = Shared {
             epoch: Instant::now(),
@@ -51,7 +52,11 @@ impl Watchdog {
             state: Mutex::new(state),
             wake: Condvar::new(),
         };
-        Watchdog { shared: Arc::new(shared), thread: OnceLock::new() }
+        let shared = Arc::new(shared);
+        let runner = Arc::clone(&shared);
+        let builder = std::thread::Builder::new().name("glowbox-watchdog".into());
+        let thread = builder.spawn(move || runner.run())?;
+        Ok(Watchdog { shared, thread: Some(thread) })
     }
 
     /// Watches a sandbox's calls, for as long as the sandbox lives.
@@ -83,13 +88,6 @@ impl Watchdog {
     fn wake(&self, deadline: u64) {
         let mut state = self.shared.lock();
         state.period = deadline.saturating_sub(self.shared.now());
-        self.thread.get_or_init(|| {
-            let shared = Arc::clone(&self.shared);
-            std::thread::Builder::new()
-                .name("glowbox-watchdog".into())
-                .spawn(move || shared.run())
-                .expect("a thread can be started")
-        });
         self.shared.wake.notify_one();
     }
 }

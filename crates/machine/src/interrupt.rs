@@ -13,8 +13,11 @@
 //! asked of it, and goes on.
 //!
 //! The signal is a real-time one; the handler is installed once a process, only where the signal
-//! has its default action, and with `SA_RESTART`, so that other system calls of the thread do not
-//! notice it.
+//! has its default action, and with `SA_RESTART`, so that most other system calls of the thread do
+//! not notice it (those that are never restarted, such as `poll` and `nanosleep`, return early if an
+//! interrupt comes while a host function is in one).
+//!
+//! A process that is forked has other thread ids; what is remembered of them is forgotten there.
 
 use std::cell::Cell;
 use std::io;
@@ -181,6 +184,10 @@ pub fn install(signal: i32) -> Result<InstalledSignal, MachineError> {
     if unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } != 0 {
         return Err(failed());
     }
+    if installed.is_empty() {
+        // SAFETY: the handler stores to a thread-local of the forked process's only thread.
+        unsafe { libc::pthread_atfork(None, None, Some(forget_thread)) };
+    }
     installed.push(signal);
     Ok(InstalledSignal(signal))
 }
@@ -190,6 +197,11 @@ thread_local! {
     static RUNNING_VCPU: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
     /// This thread's id, and the signal that has been unblocked in it.
     static THREAD: Cell<(i32, i32)> = const { Cell::new((0, 0)) };
+}
+
+/// Runs in the child of a fork.
+extern "C" fn forget_thread() {
+    let _ = THREAD.try_with(|thread| thread.set((0, 0)));
 }
 
 /// The signal's handler.

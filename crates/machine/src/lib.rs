@@ -112,8 +112,8 @@ pub enum MachineError {
     },
     /// The signal that stops guests can't be used.
     #[error(
-        "signal {signal} already has a handler in this process; choose another one for \
-         interrupting guests"
+        "signal {signal} is handled or ignored by this process; choose another one for interrupting \
+         guests (EngineBuilder::interrupt_signal)"
     )]
     SignalTaken {
         /// The signal.

@@ -146,6 +146,32 @@ fn bytes_or_not(yes: bool) -> Result<Vec<u8>, String> {
     if yes { Ok(vec![9; 5000]) } else { Err("no bytes".to_string()) }
 }
 
+/// A type that nests as deep as its value.
+#[derive(Serialize, Deserialize)]
+struct Tree {
+    children: Vec<Tree>,
+}
+
+/// A chain of that many trees.
+#[guest_function]
+fn tree(depth: u32) -> Tree {
+    (0..depth).fold(Tree { children: Vec::new() }, |below, _| Tree { children: vec![below] })
+}
+
+/// A list of elements that take no bytes.
+#[guest_function]
+fn units(count: u32) -> Vec<()> {
+    (0..count).map(|_| ()).collect()
+}
+
+#[host_function]
+fn host_picky(number: u32) -> u32;
+
+#[guest_function]
+fn call_host_picky(number: u32) -> u32 {
+    host_picky(number)
+}
+
 // --- host calls ---------------------------------------------------------------------------------
 
 #[host_function]

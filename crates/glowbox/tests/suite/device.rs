@@ -5,14 +5,14 @@ use std::process::Command;
 
 use glowbox::{Engine, ErrorKind, Sandbox};
 
-use crate::support::{error, guest, isolated};
+use crate::support::{error, guest, isolated, leave_out};
 
 /// Whether this process may make namespaces and change users, which these tests do.
 fn is_root() -> bool {
     // SAFETY: takes no arguments and can't fail.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        eprintln!("left out: hiding /dev/kvm takes root");
+        leave_out("hiding /dev/kvm takes root");
     }
     root
 }
@@ -36,10 +36,10 @@ fn hide_devices() -> std::io::Result<()> {
 
 tests! {
     fn a_missing_device_is_an_error_that_says_so_and_what_to_do() {
+        if !is_root() {
+            return;
+        }
         isolated("device::a_missing_device_is_an_error_that_says_so_and_what_to_do", || {
-            if !is_root() {
-                return;
-            }
             // The engine that is open goes on working; a new one can't be opened.
             hide_devices().expect("a namespace");
             let missing = error(Engine::new());
@@ -50,10 +50,10 @@ tests! {
     }
 
     fn a_forbidden_device_is_an_error_that_says_so_and_what_to_do() {
+        if !is_root() || world_may_use_kvm() {
+            return;
+        }
         isolated("device::a_forbidden_device_is_an_error_that_says_so_and_what_to_do", || {
-            if !is_root() || world_may_use_kvm() {
-                return;
-            }
             // SAFETY: gives up root, in a process of the test's own.
             assert_eq!(unsafe { libc::setgid(65534) | libc::setgroups(0, std::ptr::null()) }, 0);
             // SAFETY: as above.
@@ -113,7 +113,7 @@ fn world_may_use_kvm() -> bool {
     let mode = std::fs::metadata("/dev/kvm").expect("the tests run").permissions().mode();
     let open = mode & 0o006 != 0;
     if open {
-        eprintln!("left out: everybody may use /dev/kvm here");
+        leave_out("everybody may use /dev/kvm here");
     }
     open
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use glowbox::{ErrorKind, Sandbox};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{builder, error, guest, sandbox};
+use crate::support::{builder, error, guest, isolated, sandbox};
 
 /// The host's half of the guest's error.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +108,13 @@ tests! {
         assert_eq!(error(failing_start(3)).kind(), ErrorKind::Deadline);
     }
 
+    fn a_start_up_function_that_never_ends_is_stopped_where_calls_have_no_deadline() {
+        let builder = Sandbox::builder().host_function("behaviour", || 3u32).no_deadline();
+        let late = error(builder.build(guest("failing_start")));
+        assert_eq!(late.kind(), ErrorKind::Deadline);
+        assert!(late.to_string().contains("10s"), "{late}");
+    }
+
     fn a_guest_that_starts_by_leaving_without_a_message_is_refused() {
         // out 0x47, al; jmp back to it: a message of kind 0.
         let code = [0xe6, 0x47, 0xeb, 0xfc];
@@ -118,13 +125,46 @@ tests! {
         assert!(refused.to_string().contains("`kind` = 0x0"), "{refused}");
     }
 
-    fn heap_pages_are_committed_only_when_they_are_used() {
-        let mut sandbox =
-            builder().memory_limit(8 << 30).build(guest("testing")).expect("address space only");
-        let before = resident();
-        assert_eq!(sandbox.call::<_, u32>("allocate", (1u32 << 20,)).unwrap(), 1 << 20);
-        let grown = resident().saturating_sub(before);
-        assert!(grown < 256 << 20, "{grown} bytes more");
+    fn heap_and_messages_are_committed_only_when_they_are_used() {
+        isolated("ends::heap_and_messages_are_committed_only_when_they_are_used", || {
+            drop(sandbox());
+            let before = resident();
+            let builder = builder().memory_limit(8 << 30).message_size(1 << 30);
+            let mut sandbox = builder.build(guest("testing")).expect("address space only");
+            sandbox.call::<_, u32>("add", (1u32, 2u32)).unwrap();
+            let built = resident().saturating_sub(before);
+            assert!(built < 1 << 20, "{built} bytes for a sandbox");
+            assert_eq!(sandbox.call::<_, u32>("allocate", (1u32 << 20,)).unwrap(), 1 << 20);
+            let grown = resident().saturating_sub(before);
+            assert!((1 << 20..4 << 20).contains(&grown), "{grown} bytes for 1 MiB of heap");
+        });
+    }
+
+    fn a_value_that_nests_too_deeply_spends_the_sandbox_and_not_the_hosts_stack() {
+        let mut sandbox = sandbox();
+        assert_eq!(sandbox.call::<_, Tree>("tree", (40u32,)).unwrap().depth(), 41);
+        let deep = error(sandbox.call::<_, Tree>("tree", (3000u32,)));
+        assert_eq!(deep.kind(), ErrorKind::Protocol);
+        assert!(deep.to_string().contains("128 levels"), "{deep}");
+    }
+
+    fn a_list_longer_than_its_message_spends_the_sandbox() {
+        let mut sandbox = sandbox();
+        assert_eq!(sandbox.call::<_, Vec<()>>("units", (100u32,)).unwrap().len(), 100);
+        let long = error(sandbox.call::<_, Vec<()>>("units", (1_000_000_000u32,)));
+        assert_eq!(long.kind(), ErrorKind::Protocol);
+    }
+}
+
+/// The host's half of the guest's type of this name.
+#[derive(Debug, Serialize, Deserialize)]
+struct Tree {
+    children: Vec<Tree>,
+}
+
+impl Tree {
+    fn depth(&self) -> u32 {
+        1 + self.children.iter().map(Tree::depth).max().unwrap_or(0)
     }
 }
 

@@ -71,9 +71,17 @@ tests! {
         }
     }
 
-    fn an_endless_file_is_refused_without_reading_it_all() {
-        let endless = error(Guest::from_file("/dev/zero"));
-        assert_eq!(endless.kind(), ErrorKind::InvalidGuest);
+    fn what_is_no_regular_file_is_refused_without_reading_it() {
+        let folder = std::env::temp_dir().join(format!("glowbox-fifo-{}", std::process::id()));
+        let path = std::ffi::CString::new(folder.to_str().expect("a path")).expect("a path");
+        // SAFETY: makes a named pipe; the path is a C string.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+        for path in [std::path::Path::new("/dev/zero"), &folder] {
+            let refused = error(Guest::from_file(path));
+            assert_eq!(refused.kind(), ErrorKind::InvalidGuest);
+            assert!(refused.to_string().contains("no regular file"), "{refused}");
+        }
+        std::fs::remove_file(folder).expect("it was made above");
     }
 
     fn a_refused_file_leaves_nothing_open() {

@@ -7,6 +7,20 @@ use glowbox::{Caller, ErrorKind, HostError, Sandbox};
 
 use crate::support::{builder, error, guest, sandbox};
 
+mod picky {
+    /// A number that panics while it is decoded, if it is thirteen.
+    #[allow(non_camel_case_types, reason = "signatures are compared by this name")]
+    pub(super) struct u32(pub(super) std::primitive::u32);
+
+    impl<'de> serde::Deserialize<'de> for u32 {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let number = std::primitive::u32::deserialize(from)?;
+            assert_ne!(number, 13, "not thirteen");
+            Ok(u32(number))
+        }
+    }
+}
+
 tests! {
     fn a_guest_calls_host_functions_with_values_both_ways() {
         let mut sandbox = sandbox();
@@ -121,6 +135,57 @@ tests! {
         assert!(panicked.to_string().contains("`weekday` panicked: no calendar today"), "{panicked}");
         assert_eq!(error(sandbox.call::<_, String>("greet", ("you",))).kind(), ErrorKind::Spent);
         assert_eq!(crate::support::sandbox().call::<_, u32>("add", (1u32, 1u32)).unwrap(), 2);
+    }
+
+    fn a_panic_while_a_host_functions_arguments_are_decoded_leaves_the_host_in_order() {
+        let mut sandbox = crate::support::builder_without("host_picky")
+            .host_function("host_picky", |number: picky::u32| number.0)
+            .build(guest("testing"))
+            .unwrap();
+        let handle = sandbox.interrupt_handle();
+        assert_eq!(sandbox.call::<_, u32>("call_host_picky", (7u32,)).unwrap(), 7);
+        let panicked = error(sandbox.call::<_, u32>("call_host_picky", (13u32,)));
+        assert_eq!(panicked.kind(), ErrorKind::HostPanic);
+        assert!(panicked.to_string().contains("not thirteen"), "{panicked}");
+        assert!(sandbox.is_spent());
+        assert!(!handle.interrupt(), "nothing runs any more");
+        assert_eq!(error(sandbox.call::<_, u32>("add", (1u32, 2u32))).kind(), ErrorKind::Spent);
+    }
+
+    fn closures_and_results_that_panic_when_dropped_are_contained() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        let bomb = Bomb;
+        let weekday = move || -> String {
+            let _kept = &bomb;
+            std::panic::panic_any(Bomb)
+        };
+        let mut sandbox =
+            Sandbox::builder().host_function("weekday", weekday).build(guest("hello")).unwrap();
+        let panicked = error(sandbox.call::<_, String>("greet", ("you",)));
+        assert_eq!(panicked.kind(), ErrorKind::HostPanic);
+    }
+
+    fn a_result_that_cannot_be_encoded_spends_the_sandbox_and_says_so() {
+        // The name is what the guest asks for; the value is not.
+        mod named {
+            pub(super) struct String;
+            impl serde::Serialize for String {
+                fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                    Err(serde::ser::Error::custom("never"))
+                }
+            }
+        }
+        let mut sandbox = Sandbox::builder()
+            .host_function("weekday", || named::String)
+            .build(guest("hello"))
+            .unwrap();
+        let failed = error(sandbox.call::<_, String>("greet", ("you",)));
+        assert_eq!(failed.kind(), ErrorKind::HostResult);
     }
 
     fn a_panic_in_the_log_sink_ends_the_call() {

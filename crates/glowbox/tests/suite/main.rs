@@ -55,7 +55,7 @@ const TOPICS: &[(&str, &[Test])] = &[
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let reason = support::why_not();
-    let mut count = 0;
+    let mut count = 0u32;
     let mut trials = Vec::new();
     for (topic, tests) in TOPICS {
         for (name, test) in *tests {
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         support::build_guests();
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let left_out = if reason.is_some() { count } else { 0 };
+    let left_out = if reason.is_some() { count } else { support::left_out() };
     if let Some(reason) = reason {
         eprintln!("These tests need KVM and were left out: {reason}");
     }

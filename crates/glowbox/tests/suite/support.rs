@@ -1,9 +1,24 @@
 //! What the tests share.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
 use glowbox::{Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, Sandbox};
+
+/// How many tests found that they can't run here.
+static LEFT_OUT: AtomicU32 = AtomicU32::new(0);
+
+/// Says that a test can't run here, and counts it.
+pub(crate) fn leave_out(reason: &str) {
+    eprintln!("left out: {reason}");
+    LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How many tests were left out while they ran.
+pub(crate) fn left_out() -> u32 {
+    LEFT_OUT.load(Ordering::Relaxed)
+}
 
 /// Why tests against KVM can't run here, if they can't.
 pub(crate) fn why_not() -> Option<String> {
@@ -74,6 +89,7 @@ pub(crate) fn builder_without(left_out: &str) -> Builder {
         "host_typed": |number: u32| -> Result<u32, String> {
             if number == 0 { Err("zero".to_string()) } else { Ok(number) }
         };
+        "host_picky": |number: u32| number;
         "host_visit": |caller: &mut Caller<'_>, depth: u32| -> u32 {
             caller.call("visit", (depth, "a nested text")).unwrap_or(u32::MAX)
         };

@@ -5,12 +5,18 @@ use std::collections::BTreeMap;
 /// A system call that does nothing and that nobody makes: `getpriority` with this argument.
 const MARK: i32 = 0x6c6f;
 
+/// A system call's number, and for an ioctl its request.
+pub(crate) type Call = (i64, u64);
+
+/// Running a vCPU: `ioctl` with the request `KVM_RUN`.
+pub(crate) const KVM_RUN: Call = (libc::SYS_ioctl, 0xae80);
+
 /// Runs `code` in a forked and traced process and returns how often its first thread made each
 /// system call between the two times it called `mark`.
 ///
 /// Only what is safe in a child of a process with threads may be done there; so the engine, its
 /// watchdog and the sandboxes are made in the child, and the guests have been read before.
-pub(crate) fn count_system_calls(code: impl FnOnce(&dyn Fn())) -> BTreeMap<i64, u64> {
+pub(crate) fn count_system_calls(code: impl FnOnce(&dyn Fn())) -> BTreeMap<Call, u64> {
     crate::support::build_guests();
     // SAFETY: the child runs test code and leaves by `_exit`, without unwinding into the parent's.
     match unsafe { libc::fork() } {
@@ -49,8 +55,8 @@ fn resume(child: libc::pid_t, signal: i32) {
     assert_eq!(result, 0, "ptrace: {}", std::io::Error::last_os_error());
 }
 
-/// Number and first argument of the system call at which the child has stopped.
-fn system_call(child: libc::pid_t) -> (i64, i32) {
+/// Number and first two arguments of the system call at which the child has stopped.
+fn system_call(child: libc::pid_t) -> (i64, i32, u64) {
     // SAFETY: an all-zero register set is a valid value; the child is stopped and traced.
     let registers = unsafe {
         let mut registers: libc::user_regs_struct = std::mem::zeroed();
@@ -58,10 +64,10 @@ fn system_call(child: libc::pid_t) -> (i64, i32) {
         registers
     };
     let number = i64::try_from(registers.orig_rax).unwrap_or(-1);
-    (number, i32::try_from(registers.rdi & 0x7fff_ffff).unwrap_or(0))
+    (number, i32::try_from(registers.rdi & 0x7fff_ffff).unwrap_or(0), registers.rsi)
 }
 
-fn watch(child: libc::pid_t) -> BTreeMap<i64, u64> {
+fn watch(child: libc::pid_t) -> BTreeMap<Call, u64> {
     assert!(libc::WIFSTOPPED(wait(child)));
     let mut counts = BTreeMap::new();
     let (mut marks, mut entering, mut signal) = (0, true, 0);
@@ -78,8 +84,11 @@ fn watch(child: libc::pid_t) -> BTreeMap<i64, u64> {
             libc::SIGTRAP => {
                 if entering {
                     match system_call(child) {
-                        (libc::SYS_getpriority, MARK) => marks += 1,
-                        (number, _) if marks == 1 => *counts.entry(number).or_insert(0) += 1,
+                        (libc::SYS_getpriority, MARK, _) => marks += 1,
+                        (number, _, request) if marks == 1 => {
+                            let request = if number == libc::SYS_ioctl { request } else { 0 };
+                            *counts.entry((number, request)).or_insert(0) += 1;
+                        }
                         _ => {}
                     }
                 }

@@ -18,7 +18,7 @@ pub const EXPORTS: &str = "glowbox_exports";
 pub const IMPORTS: &str = "glowbox_imports";
 
 /// First bytes of every record after its handler.
-const MAGIC: u32 = 0x5842_4c47;
+pub const MAGIC: u32 = 0x5842_4c47;
 /// Bytes before a record's text.
 const HEADER_SIZE: usize = 32;
 /// Records start at multiples of this.

@@ -52,20 +52,19 @@ fn record(
     }
 }
 
+/// The record of what the guest offers, which leads to a function `handler` beside it.
+fn export_record(kind: TokenStream, name: &Ident, pieces: &TokenStream) -> TokenStream {
+    let handler = quote!(handler as gb::ExportHandler);
+    record("glowbox_exports", kind, quote!(ExportRecord), handler, name, pieces)
+}
+
 pub(crate) fn guest_function(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     no_arguments(&arguments)?;
     let function: ItemFn = syn::parse2(item)?;
     let parameters = parameters(&function.sig)?;
     let returned = result(&function.sig);
     let name = &function.sig.ident;
-    let record = record(
-        "glowbox_exports",
-        quote!(Function),
-        quote!(ExportRecord),
-        quote!(handler as gb::ExportHandler),
-        name,
-        &pieces(&parameters, &returned),
-    );
+    let record = export_record(quote!(Function), name, &pieces(&parameters, &returned));
     let decode = parameters.iter().map(|Parameter { ident, of, .. }| {
         let of = with_inferred(of);
         quote! {
@@ -178,14 +177,7 @@ pub(crate) fn main(arguments: TokenStream, item: TokenStream) -> Result<TokenStr
         return Err(Error::new_spanned(&function.sig.inputs, text));
     }
     let name = &function.sig.ident;
-    let record = record(
-        "glowbox_exports",
-        quote!(Main),
-        quote!(ExportRecord),
-        quote!(handler as gb::ExportHandler),
-        name,
-        &quote!(&[gb::Piece::Text("()")]),
-    );
+    let record = export_record(quote!(Main), name, &quote!(&[gb::Piece::Text("()")]));
     let prelude = prelude();
     Ok(quote! {
         #prelude

@@ -14,6 +14,9 @@
 
 #![forbid(unsafe_code)]
 
+use glowbox_abi::ABI_VERSION;
+use glowbox_abi::record::{EXPORTS, IMPORTS, MAGIC};
+
 /// Segment flag: executable.
 pub const X: u32 = 1;
 /// Segment flag: writable.
@@ -98,7 +101,7 @@ impl Record {
         let text = self.name.len() + self.signature.len();
         let size = (32 + text).next_multiple_of(8);
         let mut bytes = vec![0; 8];
-        for word in [0x5842_4c47, word(size), self.kind, self.value] {
+        for word in [MAGIC, word(size), self.kind, self.value] {
             bytes.extend(word.to_le_bytes());
         }
         bytes.extend(word(self.name.len()).to_le_bytes());
@@ -125,8 +128,8 @@ impl GuestFile {
             segments: vec![segment(CODE, R | X, code), segment(DATA, R | W, &[0; 4096])],
             extra_headers: Vec::new(),
             relocations: Vec::new(),
-            exports: Some(vec![Record::abi(1)]),
-            imports: Some(vec![Record::abi(1)]),
+            exports: Some(vec![Record::abi(ABI_VERSION)]),
+            imports: Some(vec![Record::abi(ABI_VERSION)]),
         }
     }
 
@@ -194,9 +197,7 @@ impl GuestFile {
             at += bytes.len();
             body.extend(bytes);
         };
-        for (name, records) in
-            [("glowbox_exports", &self.exports), ("glowbox_imports", &self.imports)]
-        {
+        for (name, records) in [(EXPORTS, &self.exports), (IMPORTS, &self.imports)] {
             if let Some(records) = records {
                 let bytes: Vec<u8> = records.iter().flat_map(Record::to_bytes).collect();
                 add(name, 1, &bytes, &mut names);

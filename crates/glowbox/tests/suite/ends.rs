@@ -133,10 +133,12 @@ tests! {
             let mut sandbox = builder.build(guest("testing")).expect("address space only");
             sandbox.call::<_, u32>("add", (1u32, 2u32)).unwrap();
             let built = resident().saturating_sub(before);
-            assert!(built < 1 << 20, "{built} bytes for a sandbox");
+            // Of ten gigabytes. Where the kernel hands out huge pages unasked, each part that is
+            // touched takes two megabytes.
+            assert!(built < 16 << 20, "{built} bytes for a sandbox");
             assert_eq!(sandbox.call::<_, u32>("allocate", (1u32 << 20,)).unwrap(), 1 << 20);
             let grown = resident().saturating_sub(before);
-            assert!((1 << 20..4 << 20).contains(&grown), "{grown} bytes for 1 MiB of heap");
+            assert!((1 << 20..24 << 20).contains(&grown), "{grown} bytes for 1 MiB of heap");
         });
     }
 

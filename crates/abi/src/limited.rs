@@ -5,6 +5,10 @@
 //! sequence of elements without bytes, such as `()`, is very long (each takes time). [`Limited`]
 //! wraps any deserializer and refuses both: more than [`MAX_DEPTH`] levels, and more elements in all
 //! than the input has bytes, with some to spare.
+//!
+//! Only elements of sequences and maps count, whose number the input claims: the fields of a struct
+//! and the members of a tuple or an array are the type's. An element that takes a byte or more never
+//! meets the bound, since each has a first byte of its own.
 
 use core::cell::Cell;
 use core::fmt;
@@ -57,8 +61,8 @@ impl Budget {
         result
     }
 
-    fn element<E: Error>(&self) -> Result<(), E> {
-        let Some(left) = self.elements.get().checked_sub(1) else {
+    fn elements<E: Error>(&self, count: usize) -> Result<(), E> {
+        let Some(left) = self.elements.get().checked_sub(count) else {
             return Err(self.refuse("it claims more elements than it has bytes"));
         };
         self.elements.set(left);
@@ -70,11 +74,31 @@ impl Budget {
 pub(crate) struct Limited<'b, T> {
     inner: T,
     budget: &'b Budget,
+    /// For a visitor: it is for a sequence or map, whose length the input claims. For an access: its
+    /// elements have still to be charged.
+    claimed: bool,
 }
 
 impl<'b, T> Limited<'b, T> {
     pub(crate) fn new(inner: T, budget: &'b Budget) -> Self {
-        Limited { inner, budget }
+        Limited { inner, budget, claimed: false }
+    }
+
+    fn of_claimed_length(inner: T, budget: &'b Budget) -> Self {
+        Limited { inner, budget, claimed: true }
+    }
+
+    /// Charges a claimed length at once; the elements of one that is not known, one by one.
+    fn of_access<A, E: Error>(&self, of: A, hint: Option<usize>) -> Result<Limited<'b, A>, E> {
+        if let (true, Some(length)) = (self.claimed, hint) {
+            self.budget.elements(length)?;
+        }
+        Ok(Limited { inner: of, budget: self.budget, claimed: self.claimed && hint.is_none() })
+    }
+
+    /// Charges an element of a sequence whose length is not known.
+    fn one_more<E: Error>(&self) -> Result<(), E> {
+        if self.claimed { self.budget.elements(1) } else { Ok(()) }
     }
 }
 
@@ -98,12 +122,20 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Limited<'_, D> {
         deserialize_f32(); deserialize_f64(); deserialize_char(); deserialize_str();
         deserialize_string(); deserialize_bytes(); deserialize_byte_buf(); deserialize_option();
         deserialize_unit(); deserialize_unit_struct(name: &'static str);
-        deserialize_newtype_struct(name: &'static str); deserialize_seq();
+        deserialize_newtype_struct(name: &'static str);
         deserialize_tuple(length: usize);
-        deserialize_tuple_struct(name: &'static str, length: usize); deserialize_map();
+        deserialize_tuple_struct(name: &'static str, length: usize);
         deserialize_struct(name: &'static str, fields: &'static [&'static str]);
         deserialize_enum(name: &'static str, variants: &'static [&'static str]);
         deserialize_identifier(); deserialize_ignored_any();
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_seq(Limited::of_claimed_length(visitor, self.budget))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_map(Limited::of_claimed_length(visitor, self.budget))
     }
 
     fn is_human_readable(&self) -> bool {
@@ -151,11 +183,15 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Limited<'_, V> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, of: A) -> Result<V::Value, A::Error> {
-        self.budget.nested(|| self.inner.visit_seq(Limited::new(of, self.budget)))
+        let hint = of.size_hint();
+        let access = self.of_access(of, hint)?;
+        self.budget.nested(|| self.inner.visit_seq(access))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, of: A) -> Result<V::Value, A::Error> {
-        self.budget.nested(|| self.inner.visit_map(Limited::new(of, self.budget)))
+        let hint = of.size_hint();
+        let access = self.of_access(of, hint)?;
+        self.budget.nested(|| self.inner.visit_map(access))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, of: A) -> Result<V::Value, A::Error> {
@@ -178,12 +214,12 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Limited<'_, A> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
-        self.budget.element()?;
+        self.one_more()?;
         self.inner.next_element_seed(Limited::new(seed, self.budget))
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint().map(|hint| hint.min(self.budget.elements.get()))
+        self.inner.size_hint()
     }
 }
 
@@ -194,7 +230,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Limited<'_, A> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
-        self.budget.element()?;
+        self.one_more()?;
         self.inner.next_key_seed(Limited::new(seed, self.budget))
     }
 
@@ -203,7 +239,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Limited<'_, A> {
     }
 
     fn size_hint(&self) -> Option<usize> {
-        self.inner.size_hint().map(|hint| hint.min(self.budget.elements.get()))
+        self.inner.size_hint()
     }
 }
 

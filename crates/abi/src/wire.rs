@@ -361,11 +361,41 @@ mod tests {
         assert!(text.contains("more elements"), "{text}");
         assert!(decode_all::<alloc::collections::BTreeSet<Unit>>(&huge).is_err());
         assert!(decode_all::<alloc::collections::BTreeMap<Unit, ()>>(&huge).is_err());
+        let nested = [bytes_of(&2u8), huge.clone(), huge.clone()].concat();
+        assert!(decode_all::<Vec<Vec<()>>>(&nested).is_err());
         assert_eq!(decode_all::<Vec<()>>(&[100]).unwrap().len(), 100);
         let texts = vec![String::new(); 5000];
         let mut space = vec![0; 6000];
         let length = encode(&texts, &mut space).unwrap();
         assert_eq!(decode_all::<Vec<String>>(&space[..length]).unwrap(), texts);
+    }
+
+    fn survives<T>(value: &T)
+    where
+        T: Serialize + serde::de::DeserializeOwned + PartialEq + core::fmt::Debug,
+    {
+        let mut space = vec![0; encoded_size(value).unwrap()];
+        let length = encode(value, &mut space).unwrap();
+        assert_eq!(decode_all::<T>(&space[..length]).unwrap(), *value);
+    }
+
+    #[test]
+    fn many_small_elements_are_no_more_than_they_have_bytes() {
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        struct Small {
+            a: u8,
+            b: bool,
+            c: Option<u8>,
+            d: [u8; 2],
+        }
+        survives(&vec![Small { a: 1, b: true, c: None, d: [1, 2] }; 20_000]);
+        survives(&vec![(1u8, 2u8); 20_000]);
+        survives(&vec![[1u8; 3]; 20_000]);
+        survives(&vec![Vec::<u8>::new(); 20_000]);
+        survives(&vec![vec![vec![1u8]]; 20_000]);
+        survives(&vec![Some(Some(1u8)); 20_000]);
+        survives(&vec![alloc::collections::BTreeMap::from([(1u8, 2u8)]); 20_000]);
+        survives(&(0..20_000u32).map(|n| (n, n)).collect::<alloc::collections::BTreeMap<_, _>>());
     }
 
     #[test]

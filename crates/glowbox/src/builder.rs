@@ -133,7 +133,8 @@ impl Builder {
     /// This bounds what the guest can make the host decode in one go. A decoded value may be larger
     /// than its encoding by the size of its type: a `Vec<Option<[u64; 16]>>` takes a byte a `None`
     /// to write, and 136 bytes to hold. Decoding is bounded by the message's length, and no part of
-    /// a call's deadline.
+    /// a call's deadline. Values may nest up to 128 levels, each of which takes stack of the calling
+    /// thread; a megabyte, half of what Rust gives its threads, does for all but very large types.
     pub fn message_size(mut self, bytes: u64) -> Builder {
         self.limits.incoming = bytes;
         self.limits.outgoing = bytes;

@@ -64,9 +64,7 @@ impl Engine {
             _ => {}
         }
         let engine = Engine::new()?;
-        // The engine of a parent process, if there is one, is left as it is: its thread is not
-        // here to be ended.
-        std::mem::forget(shared.replace(engine.clone()));
+        *shared = Some(engine.clone());
         Ok(engine)
     }
 

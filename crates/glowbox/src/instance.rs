@@ -147,8 +147,8 @@ impl Instance {
 
     /// Runs the guest until it says that it is ready.
     fn start(&mut self) -> Result<(), Error> {
-        let allowed = Some(self.deadline.unwrap_or(START_DEADLINE));
-        self.timed(allowed, |instance| match instance.run()? {
+        let allowed = self.deadline.unwrap_or(START_DEADLINE);
+        let ended = self.timed(Some(allowed), |instance| match instance.run()? {
             GuestMail::Ready => Ok(()),
             GuestMail::StartError { text } => {
                 let text = format!(
@@ -159,6 +159,14 @@ impl Instance {
                 Err(Error::new(ErrorKind::Start, text))
             }
             other => Err(out_of_turn(&other)),
+        });
+        ended.map_err(|error| match error.kind() {
+            ErrorKind::Deadline => {
+                let name = self.guest.name();
+                let text = format!("the start-up of guest `{name}` took longer than {allowed:?}");
+                Error::new(ErrorKind::Deadline, text)
+            }
+            _ => error,
         })
     }
 

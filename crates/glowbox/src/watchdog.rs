@@ -21,6 +21,8 @@ use glowbox_machine::interrupt::{NO_DEADLINE, RunControl};
 pub(crate) struct Watchdog {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// The process that has the thread.
+    process: u32,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl Watchdog {
         let runner = Arc::clone(&shared);
         let builder = std::thread::Builder::new().name("glowbox-watchdog".into());
         let thread = builder.spawn(move || runner.run())?;
-        Ok(Watchdog { shared, thread: Some(thread) })
+        Ok(Watchdog { shared, thread: Some(thread), process: std::process::id() })
     }
 
     /// Watches a sandbox's calls, for as long as the sandbox lives.
@@ -94,6 +96,11 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // A fork has neither the thread nor whoever may have held the lock.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.shared.lock().stop = true;
         self.shared.wake.notify_one();
         if let Some(thread) = self.thread.take() {

@@ -158,6 +158,26 @@ fn tree(depth: u32) -> Tree {
     (0..depth).fold(Tree { children: Vec::new() }, |below, _| Tree { children: vec![below] })
 }
 
+/// A small record.
+#[derive(Serialize, Deserialize)]
+struct Point {
+    x: u8,
+    y: u8,
+}
+
+#[guest_function]
+fn echo_points(points: Vec<Point>) -> Vec<Point> {
+    points
+}
+
+#[host_function]
+fn host_points(points: &[Point]) -> Vec<Point>;
+
+#[guest_function]
+fn call_host_points(points: Vec<Point>) -> Vec<Point> {
+    host_points(&points)
+}
+
 /// A list of elements that take no bytes.
 #[guest_function]
 fn units(count: u32) -> Vec<()> {

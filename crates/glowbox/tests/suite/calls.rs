@@ -32,6 +32,13 @@ enum Shape {
     Line(u32, u32),
 }
 
+/// A small record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Point {
+    x: u8,
+    y: u8,
+}
+
 fn everything() -> Everything {
     let inner = Everything {
         integers: (u8::MAX, i8::MIN, u16::MAX, i16::MIN, u32::MAX, i32::MIN, u64::MAX, i64::MIN),
@@ -61,6 +68,15 @@ tests! {
         let sent = everything();
         let back: Everything = sandbox.call("echo_everything", (&sent,)).unwrap();
         assert_eq!(back, sent);
+    }
+
+    fn long_lists_of_small_records_survive_in_all_directions() {
+        let points: Vec<Point> = (0..50_000u32).map(|n| Point { x: n.to_le_bytes()[0], y: 1 }).collect();
+        let mut sandbox = sandbox();
+        let back: Vec<Point> = sandbox.call("echo_points", (&points,)).unwrap();
+        assert_eq!(back, points);
+        let back: Vec<Point> = sandbox.call("call_host_points", (&points,)).unwrap();
+        assert_eq!(back, points);
     }
 
     fn strings_and_bytes_of_every_size_survive() {

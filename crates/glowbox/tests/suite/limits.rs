@@ -19,6 +19,37 @@ fn logging(change: impl FnOnce(Builder) -> Builder) -> (glowbox::Sandbox, Record
     (change(builder).build(guest("testing")).unwrap(), records)
 }
 
+/// Keeps what goes to `tracing`.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Seen {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let metadata = event.metadata();
+        let mut text = format!("{} {}", metadata.level(), metadata.target());
+        event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            text.push_str(&format!(" {field}={value:?}"));
+        });
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
 tests! {
     fn zero_odd_and_enormous_limits_are_refused_by_the_builder() {
         let wrong: [(&str, Change); 11] = [
@@ -73,6 +104,18 @@ tests! {
             (LogLevel::Info, "print", "printed 1"),
             (LogLevel::Info, "print", "printed 2"),
         ]);
+    }
+
+    fn log_and_print_reach_tracing_by_default() {
+        let seen = Seen::default();
+        let mut sandbox = sandbox();
+        tracing::subscriber::with_default(seen.clone(), || {
+            sandbox.call::<_, ()>("say_all_levels", ()).unwrap();
+        });
+        let events = seen.0.lock().unwrap();
+        assert_eq!(events.len(), 5, "{events:?}");
+        assert!(events[0].starts_with("ERROR glowbox::guest ") && events[0].contains("message=e"));
+        assert!(events[4].contains("guest_target=print") && events[4].contains("printed 2"));
     }
 
     fn levels_that_are_not_wanted_do_not_leave_the_guest() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
+use crate::calls::Point;
 use glowbox::{Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, Sandbox};
 
 /// How many tests found that they can't run here.
@@ -90,6 +91,7 @@ pub(crate) fn builder_without(left_out: &str) -> Builder {
             if number == 0 { Err("zero".to_string()) } else { Ok(number) }
         };
         "host_picky": |number: u32| number;
+        "host_points": |points: Vec<Point>| points;
         "host_visit": |caller: &mut Caller<'_>, depth: u32| -> u32 {
             caller.call("visit", (depth, "a nested text")).unwrap_or(u32::MAX)
         };

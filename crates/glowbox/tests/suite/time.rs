@@ -150,7 +150,7 @@ tests! {
                 assert_eq!(error(here.call::<_, u32>("add", (1u32, 2u32))).kind(), ErrorKind::Hypervisor);
                 let mut sandbox = builder().deadline(SHORT).build(guest("testing")).unwrap();
                 assert_eq!(error(sandbox.call::<_, u32>("spin", ())).kind(), ErrorKind::Deadline);
-                std::mem::forget((engine, here));
+                drop((engine, here));
             });
             assert_eq!(child, 0, "the forked process failed");
         });
@@ -194,7 +194,7 @@ tests! {
         stopper.join().unwrap();
     }
 
-    fn a_thread_that_has_the_signal_blocked_can_be_interrupted() {
+    fn a_thread_that_has_the_signal_blocked_before_its_first_call_can_be_interrupted() {
         let mut sandbox = builder().deadline(SHORT).build(guest("testing")).unwrap();
         thread::spawn(move || {
             block_all_signals();

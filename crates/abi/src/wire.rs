@@ -122,10 +122,20 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), 
 /// As [`decode`]; bytes that are left over are an error too.
 pub fn decode_all<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
     let (value, rest) = decode(bytes)?;
-    if rest.is_empty() {
-        return Ok(value);
+    end(rest)?;
+    Ok(value)
+}
+
+/// Checks that nothing is left after the last value.
+///
+/// # Errors
+///
+/// [`WireError::Malformed`] with the number of bytes that are.
+pub fn end(rest: &[u8]) -> Result<(), WireError> {
+    match rest.len() {
+        0 => Ok(()),
+        left => Err(WireError::Malformed { reason: alloc::format!("{left} bytes too many") }),
     }
-    Err(WireError::Malformed { reason: alloc::format!("{} bytes too many", rest.len()) })
 }
 
 fn malformed(error: postcard::Error) -> WireError {

@@ -181,13 +181,18 @@ impl Fault {
             _ => FaultKind::Other,
         };
         match kind {
-            // What `syscall` leaves behind: the instruction is the one before the return address.
             FaultKind::Syscall if rip == syscall_entry => {
-                (kind, exception.registers.rcx.wrapping_sub(SYSCALL_LENGTH))
+                (kind, syscall_instruction(&exception.registers))
             }
             _ => (kind, rip),
         }
     }
+}
+
+/// Where the `syscall` is that left these registers: right before the address to return to, which
+/// it puts into RCX.
+pub fn syscall_instruction(registers: &Registers) -> u64 {
+    registers.rcx.wrapping_sub(SYSCALL_LENGTH)
 }
 
 /// The bytes around an instruction pointer, as far as they can be read. They are the guest's.
@@ -240,7 +245,7 @@ fn page_fault(exception: &Exception, layout: &Layout, syscall_entry: u64) -> Fau
     // Where `syscall` does not enter ring 0, it arrives as a jump to its entry, which leaves the
     // return address in RCX. A jump there by hand looks the same; it is as forbidden.
     if access == Access::Execute && address == syscall_entry && exception.registers.rip == address {
-        let from = exception.registers.rcx.wrapping_sub(SYSCALL_LENGTH);
+        let from = syscall_instruction(&exception.registers);
         if layout.region_at(from).is_some_and(|region| region.kind == RegionKind::Code) {
             return FaultKind::Syscall;
         }

@@ -55,20 +55,18 @@ impl Guest {
         let failed = |source| {
             Error::with_source(ErrorKind::Io, format!("guest file `{shown}` can't be read"), source)
         };
-        let invalid = |problem: String| {
-            let text = format!("`{shown}` is not a guest that can be run: {problem}");
-            Err(Error::new(ErrorKind::InvalidGuest, text))
-        };
+        let invalid =
+            |problem: &str| Err(Error::new(ErrorKind::InvalidGuest, no_guest(&shown, problem)));
         // Before it is opened: a pipe would block.
         let metadata = std::fs::metadata(path).map_err(failed)?;
         if metadata.is_dir() {
             return Err(failed(std::io::ErrorKind::IsADirectory.into()));
         }
         if !metadata.is_file() {
-            return invalid("it is no regular file".into());
+            return invalid("it is no regular file");
         }
         if metadata.len() > MAX_FILE {
-            return invalid(format!("it is larger than {} MiB", MAX_FILE >> 20));
+            return invalid(&format!("it is larger than {} MiB", MAX_FILE >> 20));
         }
         let mut bytes = Vec::new();
         let mut file = File::open(path).map_err(failed)?.take(MAX_FILE);
@@ -92,8 +90,10 @@ impl Guest {
 
     fn checked(name: String, path: Option<PathBuf>, bytes: Arc<[u8]>) -> Result<Guest, Error> {
         let program = Program::parse(bytes).map_err(|error| {
-            let file = path.as_ref().map_or(name.clone(), |path| path.display().to_string());
-            let text = format!("`{file}` is not a guest that can be run: {error}");
+            let text = match &path {
+                Some(path) => no_guest(path.display(), &error),
+                None => no_guest(&name, &error),
+            };
             Error::with_source(ErrorKind::InvalidGuest, text, error)
         })?;
         Ok(Guest { inner: Arc::new(Inner { name, path, program }) })
@@ -126,6 +126,11 @@ impl Guest {
     pub(crate) fn is(&self, other: &Guest) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
+}
+
+/// The text of an [`ErrorKind::InvalidGuest`].
+fn no_guest(file: impl fmt::Display, problem: impl fmt::Display) -> String {
+    format!("`{file}` is not a guest that can be run: {problem}")
 }
 
 fn sorted(functions: &[Function]) -> impl Iterator<Item = (&str, &Signature)> {

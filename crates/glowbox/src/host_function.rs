@@ -259,8 +259,8 @@ macro_rules! closure {
                         Err(error) => return Outcome::BadArguments(error.to_string()),
                     };
                 )*
-                if !bytes.is_empty() {
-                    return Outcome::BadArguments(format!("are {} too many", bytes.len()));
+                if let Err(error) = wire::end(bytes) {
+                    return Outcome::BadArguments(error.to_string());
                 }
                 invocation.reply(|_caller| {
                     $(let $caller = _caller;)?

@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 
 use crate::function::Target;
 use crate::host_function::{Invocation, Outcome, Registered, contain};
-use crate::log::Log;
+use crate::log::{Log, misleads};
 use crate::{Arguments, CallOptions, Engine, Error, ErrorKind, Guest, GuestPanic, Stats};
 
 mod exits;
@@ -67,6 +67,8 @@ pub(crate) struct Instance {
     imports: Vec<(u32, usize)>,
     log: Log,
     deadline: Option<Duration>,
+    /// The time that the running call is allowed.
+    allowed: Option<Duration>,
     resolved: HashMap<String, Vec<Resolved>>,
     /// Why it can't be called any more.
     spent: Option<Error>,
@@ -135,6 +137,7 @@ impl Instance {
             imports,
             log: options.log,
             deadline: options.deadline,
+            allowed: None,
             resolved: HashMap::new(),
             spent: None,
             incoming_free: 0,
@@ -176,6 +179,7 @@ impl Instance {
         allowed: Option<Duration>,
         body: impl FnOnce(&mut Instance) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        self.allowed = allowed;
         let watchdog = self.engine.watchdog();
         let deadline = watchdog.deadline(allowed);
         self.machine.control().begin(deadline);
@@ -187,10 +191,7 @@ impl Instance {
             Err(Error::new(ErrorKind::HostPanic, text))
         });
         self.machine.control().end();
-        result.map_err(|error| match error.kind() {
-            ErrorKind::Deadline => self.spend(Error::deadline(allowed)),
-            _ => self.spend(error),
-        })
+        result.map_err(|error| self.spend(error))
     }
 
     fn spend(&mut self, error: Error) -> Error {
@@ -455,7 +456,7 @@ impl Instance {
     fn text(&self, range: Range<usize>) -> String {
         let bytes = &self.outgoing()[range];
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]);
-        let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+        let shown = |c: char| if misleads(c) && c != '\n' { '\u{fffd}' } else { c };
         text.chars().map(shown).collect()
     }
 

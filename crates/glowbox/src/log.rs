@@ -56,10 +56,10 @@ pub struct LogRecord<'a> {
     pub dropped: u64,
 }
 
-/// Whether a character can make a log show what is not there: control characters, line ends
-/// included, and those that reorder text.
-fn misleads(character: char) -> bool {
-    character.is_control()
+/// Whether a character of a guest's text can make a log or an error show what is not there: control
+/// characters but tabs, line ends included, and those that reorder text.
+pub(crate) fn misleads(character: char) -> bool {
+    character.is_control() && character != '\t'
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}'
             | '\u{2029}' | '\u{2066}'..='\u{2069}')
 }
@@ -68,7 +68,6 @@ impl fmt::Display for LogRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.text.chars() {
             match character {
-                '\t' => f.write_char('\t')?,
                 unsafe_to_show if misleads(unsafe_to_show) => {
                     write!(f, "{}", unsafe_to_show.escape_default())?;
                 }

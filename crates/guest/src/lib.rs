@@ -49,7 +49,7 @@ mod start;
 pub use error::HostError;
 pub use glowbox_macros::{guest_function, host_function, main};
 pub use log;
-pub use output::{print_text, println_text};
+pub use output::print_text;
 
 /// What guests use most of `alloc`. The macros bring it into scope where they are used, so that a
 /// guest reads like any Rust program.
@@ -80,7 +80,7 @@ macro_rules! print {
 /// ```
 #[macro_export]
 macro_rules! println {
-    ($($argument:tt)*) => { $crate::println_text(::core::format_args!($($argument)*)) };
+    ($($argument:tt)*) => { $crate::print_text(::core::format_args!($($argument)*)) };
 }
 
 /// What the macros' expansions use. Not part of the interface.

@@ -66,13 +66,9 @@ fn send(level: log::Level, target: &str, text: fmt::Arguments<'_>) {
     }
 }
 
-/// What [`print!`](crate::print) calls.
+/// What [`print!`](crate::print) and [`println!`](crate::println) call. A record is a line, so no
+/// line end is added.
 pub fn print_text(text: fmt::Arguments<'_>) {
-    send(log::Level::Info, "print", text);
-}
-
-/// What [`println!`](crate::println) calls. A record is a line, so no line end is added.
-pub fn println_text(text: fmt::Arguments<'_>) {
     send(log::Level::Info, "print", text);
 }
 

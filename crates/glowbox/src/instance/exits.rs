@@ -1,6 +1,6 @@
 //! Exits other than by the mailbox, and what they are called.
 
-use glowbox_core::fault::{Code, Exception, Fault, FaultKind};
+use glowbox_core::fault::{self, Code, Exception, Fault, FaultKind};
 use glowbox_core::layout::RegionKind;
 use glowbox_core::registers::Registers;
 use glowbox_core::symbols;
@@ -18,7 +18,7 @@ impl Instance {
     pub(super) fn ended_by(&self, exit: Exit) -> Error {
         match exit {
             Exit::Interrupted => match self.machine.control().stop_reason() {
-                Some(StopReason::Deadline) => Error::deadline(None),
+                Some(StopReason::Deadline) => Error::deadline(self.allowed),
                 _ => Error::new(
                     ErrorKind::Interrupted,
                     "the call was interrupted by an InterruptHandle",
@@ -26,8 +26,7 @@ impl Instance {
             },
             Exit::Exception(exception) => self.exception(&exception),
             Exit::Syscall(registers) => {
-                // The instruction is the one before the address to return to.
-                let rip = registers.rcx.wrapping_sub(2);
+                let rip = fault::syscall_instruction(&registers);
                 self.fault(FaultKind::Syscall, Registers { rip, ..*registers }, None)
             }
             Exit::Port { registers, .. } => self.fault(FaultKind::ForbiddenPort, *registers, None),

@@ -5,11 +5,9 @@
 
 extern crate alloc;
 
-use alloc::collections::BTreeMap;
-use core::fmt;
-
 use glowbox_guest::{HostError, guest_function, host_function, log, print, println};
 use serde::{Deserialize, Serialize};
+use testing_types::{Everything, MathError};
 
 mod nesting;
 mod protocol;
@@ -36,32 +34,6 @@ fn echo_text(text: &str) -> &str {
 #[guest_function]
 fn echo_owned(data: Vec<u8>) -> Vec<u8> {
     data
-}
-
-/// A record of everything serde has a shape for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Everything {
-    integers: (u8, i8, u16, i16, u32, i32, u64, i64),
-    wide: (u128, i128),
-    floats: (f32, f64),
-    flag: bool,
-    letter: char,
-    text: String,
-    bytes: Vec<u8>,
-    list: Vec<Shape>,
-    table: BTreeMap<String, Option<u32>>,
-    nested: Option<Box<Everything>>,
-    array: [u16; 4],
-    unit: (),
-}
-
-/// An enum with every kind of variant.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-enum Shape {
-    Empty,
-    Circle(f64),
-    Rectangle { width: f64, height: f64 },
-    Line(u32, u32),
 }
 
 #[guest_function]
@@ -102,22 +74,6 @@ fn first_word<'a>(text: &'a str, other: &str) -> &'a str {
 }
 
 // --- errors -------------------------------------------------------------------------------------
-
-/// An error that can be encoded.
-#[derive(Debug, Serialize, Deserialize)]
-enum MathError {
-    Zero,
-    TooLarge { limit: u32 },
-}
-
-impl fmt::Display for MathError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MathError::Zero => f.write_str("division by zero"),
-            MathError::TooLarge { limit } => write!(f, "more than {limit}"),
-        }
-    }
-}
 
 #[guest_function]
 fn divide(a: u32, b: u32) -> Result<u32, MathError> {

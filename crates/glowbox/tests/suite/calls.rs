@@ -4,33 +4,9 @@ use std::collections::BTreeMap;
 
 use glowbox::ErrorKind;
 use serde::{Deserialize, Serialize};
+use testing_types::{Everything, Shape};
 
 use crate::support::{builder, error, guest, sandbox};
-
-/// The host's half of the guest's type of this name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Everything {
-    integers: (u8, i8, u16, i16, u32, i32, u64, i64),
-    wide: (u128, i128),
-    floats: (f32, f64),
-    flag: bool,
-    letter: char,
-    text: String,
-    bytes: Vec<u8>,
-    list: Vec<Shape>,
-    table: BTreeMap<String, Option<u32>>,
-    nested: Option<Box<Everything>>,
-    array: [u16; 4],
-    unit: (),
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-enum Shape {
-    Empty,
-    Circle(f64),
-    Rectangle { width: f64, height: f64 },
-    Line(u32, u32),
-}
 
 /// A small record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,15 +4,9 @@ use std::time::Duration;
 
 use glowbox::{ErrorKind, Sandbox};
 use serde::{Deserialize, Serialize};
+use testing_types::MathError;
 
 use crate::support::{builder, error, guest, isolated, sandbox};
-
-/// The host's half of the guest's error.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-enum MathError {
-    Zero,
-    TooLarge { limit: u32 },
-}
 
 fn failing_start(behaviour: u32) -> Result<Sandbox, glowbox::Error> {
     Sandbox::builder()

@@ -141,6 +141,28 @@ fn units(count: u32) -> Vec<()> {
 }
 
 #[host_function]
+#[allow(clippy::too_many_arguments, reason = "twelve is the most there can be")]
+fn host_twelve(
+    a: u8,
+    b: u8,
+    c: u8,
+    d: u8,
+    e: u8,
+    f: u8,
+    g: u8,
+    h: u8,
+    i: u8,
+    j: u8,
+    k: u8,
+    l: u8,
+) -> Vec<u8>;
+
+#[guest_function]
+fn call_host_twelve() -> Vec<u8> {
+    host_twelve(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
+}
+
+#[host_function]
 fn host_picky(number: u32) -> u32;
 
 #[guest_function]

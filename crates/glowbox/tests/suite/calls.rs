@@ -6,7 +6,7 @@ use glowbox::ErrorKind;
 use serde::{Deserialize, Serialize};
 use testing_types::{Everything, Shape};
 
-use crate::support::{builder, error, guest, sandbox};
+use crate::support::{PREBUILT, builder, error, guest, leave_out, sandbox};
 
 /// A small record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -186,6 +186,29 @@ tests! {
         let mut sandbox = sandbox();
         let checks: u32 = sandbox.call("check_memory_functions", ()).unwrap();
         assert!(checks > 1000);
+    }
+
+    fn a_guest_crate_is_a_manifest_with_one_dependency_and_a_main() {
+        if std::env::var_os(PREBUILT).is_some() {
+            return leave_out("there is no cargo to build a guest with");
+        }
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("one-dependency");
+        std::fs::create_dir_all(folder.join("src")).unwrap();
+        let library = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest");
+        let manifest = format!(
+            "[package]\nname = \"greeter\"\nedition = \"2024\"\n\n[workspace]\n\n\
+             [dependencies]\nglowbox-guest = {{ path = {library:?} }}\n"
+        );
+        std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+        let main = include_str!("../../../../guests/hello/src/main.rs");
+        std::fs::write(folder.join("src/main.rs"), main).unwrap();
+        let greeter = glowbox_build::Guest::new(&folder).build().unwrap_or_else(|e| panic!("{e}"));
+        let mut sandbox = glowbox::Sandbox::builder()
+            .host_function("weekday", || "Monday".to_string())
+            .build(greeter.path())
+            .unwrap();
+        let greeting: String = sandbox.call("greet", ("World",)).unwrap();
+        assert_eq!(greeting, "Hello, World! Today is Monday.");
     }
 
     fn functions_and_imports_can_be_listed_without_running() {

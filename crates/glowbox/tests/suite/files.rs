@@ -96,6 +96,27 @@ tests! {
         });
     }
 
+    fn a_file_that_claims_much_allocates_little() {
+        crate::support::isolated("files::a_file_that_claims_much_allocates_little", || {
+            let before = peak();
+            let huge = changed(|f| f.segments[1].size = 1 << 40);
+            let far = changed(|f| f.segments[1].address = 0xff00_0000);
+            for file in [huge, far] {
+                let _ = error(Guest::from_bytes("huge.elf", file.to_bytes()));
+            }
+            let mut records = changed(|_| ()).to_bytes();
+            // Every word of the file that could be a length or a count, as large as it can be.
+            for at in (0..records.len() - 8).step_by(4) {
+                let kept: [u8; 8] = *records[at..].first_chunk().expect("eight bytes");
+                records[at..at + 8].fill(0xff);
+                let _ = Guest::from_bytes("claims.elf", &records[..]);
+                records[at..at + 8].copy_from_slice(&kept);
+            }
+            let grown = peak() - before;
+            assert!(grown < 8 << 10, "{grown} KiB more");
+        });
+    }
+
     fn a_program_at_a_fixed_address_runs() {
         // mov eax, 1; hlt: that it reaches the `hlt` shows that it ran.
         let mut file = GuestFile::of_code(&[0xb8, 1, 0, 0, 0, 0xf4]);
@@ -108,4 +129,11 @@ tests! {
         assert_eq!(fault.kind, glowbox::FaultKind::Halt);
         assert_eq!((fault.rip, fault.registers.rax), (0x40_1005, 1));
     }
+}
+
+/// The most memory that this process has ever had, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -90,6 +90,22 @@ tests! {
         register.build(guest("hello")).unwrap();
     }
 
+    fn closures_of_twelve_arguments_are_called_with_all_of_them_in_order() {
+        type U = u8;
+        let expected: Vec<u8> = (1..=12).collect();
+        assert_eq!(sandbox().call::<_, Vec<u8>>("call_host_twelve", ()).unwrap(), expected);
+        let with_caller = |caller: &mut Caller<'_>, a: U, b: U, c: U, d: U, e: U, f: U, g: U, h: U,
+                           i: U, j: U, k: U, l: U| {
+            caller.call::<_, ()>("nothing", ()).unwrap();
+            vec![a, b, c, d, e, f, g, h, i, j, k, l]
+        };
+        let mut sandbox = crate::support::builder_without("host_twelve")
+            .host_function("host_twelve", with_caller)
+            .build(guest("testing"))
+            .unwrap();
+        assert_eq!(sandbox.call::<_, Vec<u8>>("call_host_twelve", ()).unwrap(), expected);
+    }
+
     fn host_functions_call_back_into_the_guest() {
         let mut sandbox = sandbox();
         for depth in [0, 1] {

@@ -27,7 +27,7 @@ pub(crate) fn why_not() -> Option<String> {
 }
 
 /// A folder of guests that have been built, for machines without cargo.
-const PREBUILT: &str = "GLOWBOX_TEST_GUESTS";
+pub(crate) const PREBUILT: &str = "GLOWBOX_TEST_GUESTS";
 
 static GUESTS: LazyLock<HashMap<String, Guest>> = LazyLock::new(|| {
     if let Some(folder) = std::env::var_os(PREBUILT) {
@@ -91,6 +91,8 @@ pub(crate) fn builder_without(left_out: &str) -> Builder {
             if number == 0 { Err("zero".to_string()) } else { Ok(number) }
         };
         "host_picky": |number: u32| number;
+        "host_twelve": |a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8, j: u8, k: u8,
+            l: u8| vec![a, b, c, d, e, f, g, h, i, j, k, l];
         "host_points": |points: Vec<Point>| points;
         "host_visit": |caller: &mut Caller<'_>, depth: u32| -> u32 {
             caller.call("visit", (depth, "a nested text")).unwrap_or(u32::MAX)

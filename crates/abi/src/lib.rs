@@ -25,7 +25,7 @@ pub mod wire;
 
 /// Version of everything in this crate. A guest built against another version is refused when it
 /// is loaded, by the number in its function section.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The one I/O port a guest may write to; writing any value to it hands control to the host.
 pub const CALL_PORT: u8 = 0x47;

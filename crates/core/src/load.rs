@@ -5,7 +5,7 @@
 //! [`glowbox_abi::AT_GLOWBOX`], points to the mailbox's control page; a program that does not know
 //! Glowbox ignores it.
 
-use glowbox_abi::mailbox::{BOOT_INFO_OFFSET, BootInfo};
+use glowbox_abi::mailbox::{BOOT_INFO_OFFSET, BootInfo, ENTROPY_OFFSET, Entropy};
 use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
 use crate::address::{Gpa, Gva, PAGE_SIZE};
@@ -36,6 +36,8 @@ pub struct Start<'a> {
     pub name: &'a str,
     /// Random bytes for the guest (`AT_RANDOM`).
     pub random: [u8; 16],
+    /// What the guest's random numbers are made of.
+    pub entropy: Entropy,
     /// Most verbose log level the host wants: 0 (nothing) to 5 (trace).
     pub log_level: u32,
     /// Bytes of text the host accepts in one log record.
@@ -64,6 +66,7 @@ pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut 
     segments(program, layout, memory);
     relocate(program, layout, memory);
     boot_info(layout, start, memory);
+    entropy(layout, &start.entropy, memory);
     let rip = Gva(program.entry().wrapping_add(layout.load_base()));
     Entry { rip, rsp: initial_stack(program, layout, start, memory) }
 }
@@ -141,6 +144,11 @@ fn boot_info(layout: &Layout, start: &Start<'_>, memory: &mut [u8]) {
     };
     let at = index(layout.memory(RegionKind::Control).start) + BOOT_INFO_OFFSET;
     memory[at..at + BootInfo::SIZE].copy_from_slice(&info.to_bytes());
+}
+
+fn entropy(layout: &Layout, entropy: &Entropy, memory: &mut [u8]) {
+    let at = index(layout.memory(RegionKind::Control).start) + ENTROPY_OFFSET;
+    memory[at..at + Entropy::SIZE].copy_from_slice(&entropy.to_bytes());
 }
 
 /// Writes the System V initial stack and returns the stack pointer.

@@ -26,6 +26,7 @@
 //!   the same signature, or it refuses to build the sandbox.
 //! - [`macro@main`] marks a function that runs once, before the first call.
 //! - [`print!`], [`println!`] and the [`log`] crate's macros send text to the host's log.
+//! - [`random`] has random numbers, and makes the crate `getrandom` work.
 //! - A panic, an exhausted heap or a fault ends the call; the host is told which it was, with
 //!   message and place.
 //!
@@ -44,6 +45,7 @@ mod error;
 mod heap;
 mod output;
 mod panic;
+pub mod random;
 mod start;
 
 pub use error::HostError;
@@ -101,6 +103,7 @@ pub mod __private {
 
     /// For test guests that speak the mailbox protocol by hand.
     pub mod raw {
-        pub use crate::arch::{leave, with_outgoing};
+        pub use crate::arch::{leave, set_entropy, with_outgoing};
+        pub use glowbox_abi::mailbox::Entropy;
     }
 }

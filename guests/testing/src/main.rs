@@ -11,6 +11,7 @@ use testing_types::{Everything, MathError};
 
 mod nesting;
 mod protocol;
+mod random;
 mod simd;
 
 #[guest_function]

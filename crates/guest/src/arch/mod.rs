@@ -11,15 +11,22 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use glowbox_abi::mailbox::{
-    BOOT_INFO_OFFSET, BootInfo, FROM_GUEST_OFFSET, FromGuest, MESSAGE_ALIGN, TO_GUEST_OFFSET,
-    ToGuest,
+    BOOT_INFO_OFFSET, BootInfo, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest,
+    MESSAGE_ALIGN, TO_GUEST_OFFSET, ToGuest,
 };
 use glowbox_abi::record::{Kind, Record};
 use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
 use crate::call::{ExportHandler, ExportRecord, ImportRecord};
 
+mod getrandom;
 mod x86_64;
+
+/// Something that a static may hold though it is not `Sync`.
+pub(crate) struct OneThread<T>(pub(crate) T);
+
+// SAFETY: a guest has one thread and no interrupts.
+unsafe impl<T> Sync for OneThread<T> {}
 
 /// Address of the control page, and what of the buffers is in use.
 struct State {
@@ -73,6 +80,25 @@ fn control<T>(offset: usize) -> *mut T {
 pub(crate) fn boot_info() -> BootInfo {
     // SAFETY: the control page is mapped, and the host wrote the structure before the start.
     unsafe { ptr::read(control(BOOT_INFO_OFFSET)) }
+}
+
+/// What the host gave for random numbers. It changes while the guest is stopped: whenever its
+/// memory has become another copy of what it was.
+pub(crate) fn entropy() -> Entropy {
+    // SAFETY: as above; a volatile read, since the host writes the structure anew.
+    unsafe { ptr::read_volatile(control(ENTROPY_OFFSET)) }
+}
+
+/// The generation alone, for each number drawn.
+pub(crate) fn entropy_generation() -> u64 {
+    // SAFETY: as above; the generation is the structure's first field.
+    unsafe { ptr::read_volatile(control(ENTROPY_OFFSET)) }
+}
+
+/// Changes what the host gave: for test guests, which play a copy of themselves.
+pub fn set_entropy(entropy: &Entropy) {
+    // SAFETY: as above; the page is the guest's to write.
+    unsafe { ptr::write_volatile(control(ENTROPY_OFFSET), *entropy) }
 }
 
 /// Writes a header, hands control to the host, and returns what the host answers.

@@ -11,6 +11,7 @@ use glowbox_core::signature::Signature;
 use crate::host_function::{HostFunction, Registered};
 use crate::instance::{Instance, Options};
 use crate::log::{self, Log, LogLevel, LogLimits, LogRecord};
+use crate::randomness::Randomness;
 use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Sandbox};
 
 /// Default limit of the guest's heap.
@@ -53,6 +54,7 @@ pub struct Builder {
     log_sink: log::Sink,
     log_level: Option<LogLevel>,
     log_limits: LogLimits,
+    randomness: Randomness,
 }
 
 /// The types of a host function, as `std::any::type_name` gives them.
@@ -84,6 +86,7 @@ impl Builder {
             log_sink: Box::new(log::to_tracing),
             log_level: Some(LogLevel::Info),
             log_limits: LogLimits::default(),
+            randomness: Randomness::default(),
         }
     }
 
@@ -177,6 +180,33 @@ impl Builder {
         self
     }
 
+    /// Makes everything that is random about the sandbox follow from `seed`: the guest's random
+    /// numbers, the bytes of `AT_RANDOM`, and the address at which the program is loaded. Without
+    /// this, the seeds are the operating system's, and no two sandboxes are alike.
+    ///
+    /// The same guest with the same options and the same calls then gives the same results; and the
+    /// same snapshot with the same inputs the same outputs, in every sandbox made from it and after
+    /// every reset. It is meant for tests, for replaying a run, and for guests that have to agree.
+    /// Random numbers that anyone can compute are no good for keys. What follows from a seed may
+    /// change with the version of this library.
+    ///
+    /// It can't cover what does not come from the library: host functions answer as they like, a
+    /// guest that executes `rdtsc`, `rdrand`, `rdseed` or `cpuid` by itself sees the machine it is
+    /// on, and a deadline or an interrupt ends a call wherever it happens to be.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), glowbox::Error> {
+    /// let mut one = glowbox::Sandbox::builder().deterministic(7).build("dice.elf")?;
+    /// let mut two = glowbox::Sandbox::builder().deterministic(7).build("dice.elf")?;
+    /// assert_eq!(one.call::<_, u64>("roll", ())?, two.call::<_, u64>("roll", ())?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deterministic(mut self, seed: u64) -> Builder {
+        self.randomness = Randomness::Fixed(seed);
+        self
+    }
+
     /// Makes the VM, loads the guest and runs its start-up.
     ///
     /// `guest` is a path, or a [`Guest`] that has been read already (which saves reading and
@@ -210,6 +240,7 @@ impl Builder {
             log: Log::new(self.log_sink, self.log_limits, self.log_level),
             log_level: self.log_level.map_or(0, |level| level as u32),
             log_text_limit: self.log_limits.text as u64,
+            randomness: self.randomness,
         };
         Instance::boot(&engine, guest, options).map(Sandbox::new)
     }

@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 use crate::function::Target;
 use crate::host_function::{Invocation, Outcome, Registered, contain};
 use crate::log::{Log, misleads};
+use crate::randomness::Randomness;
 use crate::{Arguments, CallOptions, Engine, Error, ErrorKind, Guest, GuestPanic, Stats};
 
 mod exits;
@@ -45,6 +46,7 @@ pub(crate) struct Options {
     pub(crate) log: Log,
     pub(crate) log_level: u32,
     pub(crate) log_text_limit: u64,
+    pub(crate) randomness: Randomness,
 }
 
 /// A host function that the guest imports; absent while it runs.
@@ -97,25 +99,18 @@ impl Instance {
     /// Makes the machine, loads the guest and runs its start-up.
     pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
         engine.check_process()?;
-        let random = || {
-            getrandom::u64().map_err(|error| {
-                let text = "the system gives no random numbers".to_string();
-                Error::with_source(ErrorKind::Io, text, error)
-            })
-        };
-        let layout = Layout::new(guest.program(), options.limits, random()?).map_err(|error| {
+        let random = options.randomness.load_address()?;
+        let layout = Layout::new(guest.program(), options.limits, random).map_err(|error| {
             Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
         })?;
         let mut memory = GuestMemory::new(layout.size()).map_err(|error| {
             let text = format!("{error}; lower the limits, or allow this process more");
             Error::with_source(ErrorKind::Hypervisor, text, error)
         })?;
-        let mut seed = [0; 16];
-        seed[..8].copy_from_slice(&random()?.to_le_bytes());
-        seed[8..].copy_from_slice(&random()?.to_le_bytes());
         let start = Start {
             name: guest.name(),
-            random: seed,
+            random: options.randomness.auxiliary()?,
+            entropy: options.randomness.entropy(1)?,
             log_level: options.log_level,
             log_text_limit: options.log_text_limit,
         };

@@ -52,6 +52,7 @@ mod host_function;
 mod instance;
 mod interrupt;
 mod log;
+mod randomness;
 mod sandbox;
 mod watchdog;
 

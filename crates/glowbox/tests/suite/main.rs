@@ -29,6 +29,7 @@ mod limits;
 mod many;
 mod memory;
 mod protocol;
+mod random;
 mod support;
 mod time;
 mod trace;
@@ -49,6 +50,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("many", many::TESTS),
     ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
+    ("random", random::TESTS),
     ("time", time::TESTS),
 ];
 

@@ -10,7 +10,7 @@ use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
 use crate::address::{Gpa, Gva, PAGE_SIZE};
 use crate::elf::Program;
-use crate::layout::{Layout, PAGE_TABLES_GPA, RegionKind};
+use crate::layout::{LENT, Layout, PAGE_TABLES_GPA, RegionKind};
 use crate::paging;
 
 /// Entries of the auxiliary vector, by their System V numbers.
@@ -61,8 +61,11 @@ pub struct Entry {
 /// If the memory is smaller than the layout, or the layout is another program's.
 pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Entry {
     let tables = range(layout.memory(RegionKind::PageTables));
-    paging::build(&layout.mappings(), &mut memory[tables], PAGE_TABLES_GPA)
+    let tables = &mut memory[tables];
+    paging::build(&layout.mappings(), tables, PAGE_TABLES_GPA)
         .expect("the layout counted its tables");
+    paging::link_directories(tables, PAGE_TABLES_GPA, Gva(LENT.start), layout.lent_tables())
+        .expect("the supervisor's addresses lie below the same table");
     segments(program, layout, memory);
     relocate(program, layout, memory);
     boot_info(layout, start, memory);

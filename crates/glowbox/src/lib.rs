@@ -52,8 +52,11 @@ mod host_function;
 mod instance;
 mod interrupt;
 mod log;
+mod pool;
 mod randomness;
 mod sandbox;
+mod setup;
+mod snapshot;
 mod watchdog;
 
 pub use arguments::Arguments;
@@ -66,6 +69,7 @@ pub use host_function::{Caller, HostError, HostFunction};
 pub use interrupt::InterruptHandle;
 pub use log::{LogLevel, LogLimits, LogRecord};
 pub use sandbox::{Sandbox, Stats};
+pub use snapshot::{Snapshot, Spawner};
 
 pub use glowbox_core::fault::{Access, Fault, FaultKind};
 pub use glowbox_core::layout::RegionKind;

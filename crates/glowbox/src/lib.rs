@@ -46,6 +46,7 @@ mod arguments;
 mod builder;
 mod engine;
 mod error;
+mod filler;
 mod function;
 mod guest;
 mod host_function;

@@ -13,13 +13,15 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use glowbox_machine::Machine;
 use glowbox_machine::interrupt::{InstalledSignal, RunControl};
 use glowbox_machine::kvm::{Kvm, KvmMachine};
 use glowbox_mem::{GuestMemory, Image};
 
+use crate::filler::Filler;
+use crate::snapshot::Captured;
 use crate::watchdog::Watchdog;
 use crate::{Error, ErrorKind};
 
@@ -34,6 +36,7 @@ pub(crate) struct Pool {
     process: u32,
     limits: PoolLimits,
     idle: Mutex<Vec<Shell>>,
+    filler: OnceLock<Filler>,
 }
 
 /// How much a pool keeps.
@@ -59,7 +62,8 @@ impl Pool {
         limits: PoolLimits,
     ) -> Pool {
         let process = std::process::id();
-        Pool { kvm, signal, watchdog, process, limits, idle: Mutex::new(Vec::new()) }
+        let idle = Mutex::default();
+        Pool { kvm, signal, watchdog, process, limits, idle, filler: OnceLock::new() }
     }
 
     pub(crate) fn watchdog(&self) -> &Watchdog {
@@ -85,6 +89,38 @@ impl Pool {
         self.lock().iter().filter(|shell| has(shell, image)).count()
     }
 
+    /// Asks for so many idle shells with this snapshot's image, from now on. They are made in the
+    /// background; fewer if the pool has no room for them.
+    pub(crate) fn keep_ready(
+        self: &Arc<Pool>,
+        snapshot: &Arc<Captured>,
+        count: usize,
+    ) -> std::io::Result<()> {
+        let filler = match self.filler.get() {
+            Some(filler) => filler,
+            None => {
+                let started = Filler::start(Arc::downgrade(self))?;
+                self.filler.get_or_init(|| started)
+            }
+        };
+        filler.want(snapshot, count.min(self.limits.shells));
+        Ok(())
+    }
+
+    /// Whether a shell can be added without another having to go.
+    pub(crate) fn has_room(&self) -> bool {
+        self.lock().len() < self.limits.shells
+    }
+
+    /// Adds a new shell in which an image is mapped.
+    pub(crate) fn add_ready(&self, snapshot: &Captured) -> Result<(), Error> {
+        let mut shell = self.make(snapshot.setup.layout.size())?;
+        let own = &snapshot.setup.places.hosts_own;
+        shell.window().fill(&snapshot.image, own).map_err(Error::of_memory)?;
+        self.put(shell);
+        Ok(())
+    }
+
     /// Lends a machine with a window of `size` bytes; of the idle ones by preference one in which
     /// `image` is mapped. What else may be in the window is nobody's secret, but anything.
     pub(crate) fn lease(
@@ -108,8 +144,14 @@ impl Pool {
         let mut idle = self.lock();
         let ready = image.and_then(|image| idle.iter().rposition(|shell| has(shell, image)));
         let fits = |shell: &Shell| shell.memory().len() as u64 == size;
-        let at = ready.or_else(|| idle.iter().position(fits))?;
-        Some(idle.remove(at))
+        let at = ready.or_else(|| idle.iter().position(fits));
+        let shell = at.map(|at| idle.remove(at));
+        if let (Some(image), Some(filler)) = (image, self.filler.get()) {
+            let left = idle.iter().filter(|shell| has(shell, image)).count();
+            drop(idle);
+            filler.left(image, left);
+        }
+        shell
     }
 
     /// Makes a machine.
@@ -208,8 +250,14 @@ impl Drop for Lease {
         let Some(mut shell) = self.shell.take().filter(|_| self.pool.is_ours()) else {
             return;
         };
-        if self.pool.limits.shells > 0 && Lease::scrub(&mut shell, self.from, self.keep()) {
-            self.pool.put(shell);
+        if self.pool.limits.shells > 0 {
+            if Lease::scrub(&mut shell, self.from, self.keep()) {
+                self.pool.put(shell);
+            }
+        } else if shell.image().is_some_and(|image| image.is_unlearned()) {
+            // Nobody will use its memory again, but the next ones profit from knowing what this one
+            // wrote.
+            let _ = shell.window().restore(self.from, self.keep());
         }
     }
 }

@@ -109,6 +109,23 @@ impl Snapshot {
         Spawner { snapshot: self, functions, log: self.captured.log(), deadline }
     }
 
+    /// Keeps up to so many VMs ready for this snapshot from now on, in the background, so that spawning
+    /// many sandboxes at once does not wait for VMs to be made. They wait in the engine's pool, and
+    /// count among those that it may hold ([`EngineBuilder::pool_size`](crate::EngineBuilder::pool_size)).
+    /// With 0, no more are made.
+    ///
+    /// # Errors
+    ///
+    /// [`Hypervisor`](ErrorKind::Hypervisor) if the thread that makes them can't be started.
+    pub fn keep_ready(&self, count: usize) -> Result<(), Error> {
+        let engine = &self.captured.setup.engine;
+        engine.check_process()?;
+        engine.pool().keep_ready(&self.captured, count).map_err(|error| {
+            let text = "the thread that makes VMs ready can't be started";
+            Error::with_source(ErrorKind::Hypervisor, text, error)
+        })
+    }
+
     /// The guest it is of.
     pub fn guest(&self) -> &Guest {
         &self.captured.setup.guest

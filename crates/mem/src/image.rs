@@ -215,6 +215,11 @@ impl Image {
         self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether too little is known of what its windows write.
+    pub fn is_unlearned(&self) -> bool {
+        self.lock().values().all(|count| *count < LEARNED)
+    }
+
     /// Notes that pages were written for the first time in a window.
     pub(crate) fn learn(&self, pages: &[usize]) {
         let mut learned = self.lock();

@@ -29,6 +29,7 @@ use crate::snapshot::Captured;
 use crate::{Arguments, CallOptions, Error, ErrorKind, Guest, GuestPanic, Stats};
 
 mod exits;
+mod lent;
 mod life;
 
 pub(crate) use life::Own;
@@ -58,6 +59,7 @@ pub(crate) struct Instance {
     /// One for each import's slot; absent while it runs.
     functions: Vec<Option<Box<dyn Registered>>>,
     prototypes: Arc<Prototypes>,
+    loans: lent::Loans,
     log: Log,
     deadline: Option<Duration>,
     /// The time that the running call is allowed.

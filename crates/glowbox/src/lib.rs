@@ -53,6 +53,7 @@ mod host_function;
 mod instance;
 mod interrupt;
 mod log;
+mod mapping;
 mod pool;
 mod randomness;
 mod sandbox;
@@ -69,6 +70,7 @@ pub use guest::{Guest, IntoGuest};
 pub use host_function::{Caller, HostError, HostFunction};
 pub use interrupt::InterruptHandle;
 pub use log::{LogLevel, LogLimits, LogRecord};
+pub use mapping::Mapping;
 pub use sandbox::{Sandbox, Stats};
 pub use snapshot::{Snapshot, Spawner};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::instance::Instance;
-use crate::{Arguments, Builder, CallOptions, Error, Function, Guest, InterruptHandle, Snapshot};
+use crate::{Arguments, Builder, CallOptions, Error, Function, Guest, InterruptHandle, Mapping, Snapshot};
 
 /// A guest program in a micro-VM of its own, whose functions can be called.
 ///
@@ -181,6 +181,38 @@ impl Sandbox {
     /// As [`Sandbox::reset`], and [`WrongGuest`](crate::ErrorKind::WrongGuest).
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
         self.instance.restore(snapshot.captured())
+    }
+
+    /// Lends the guest a file or bytes of the host under a name, read-only and without copying, until
+    /// the sandbox is reset, restored or dropped, or [`Sandbox::unmap_all`] takes everything back. In the
+    /// guest, `glowbox_guest::mapped(name)` gives the bytes as a slice.
+    ///
+    /// ```no_run
+    /// # fn example(sandbox: &mut glowbox::Sandbox) -> Result<(), glowbox::Error> {
+    /// sandbox.map("input", &glowbox::Mapping::file("upload.pdf")?)?;
+    /// let pages: u32 = sandbox.call("count_pages", ())?;
+    /// sandbox.unmap_all()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) for a name that is taken, empty, or longer than
+    /// 40 bytes, for a 64th mapping, and for more than 127 GiB in all;
+    /// [`Spent`](crate::ErrorKind::Spent); [`Hypervisor`](crate::ErrorKind::Hypervisor) if a request
+    /// fails.
+    pub fn map(&mut self, name: &str, mapping: &Mapping) -> Result<(), Error> {
+        self.instance.lend(name, mapping)
+    }
+
+    /// Takes back everything that was lent by [`Sandbox::map`]. A guest that goes on using it faults.
+    ///
+    /// # Errors
+    ///
+    /// [`Hypervisor`](crate::ErrorKind::Hypervisor) if a request fails; the sandbox is spent then.
+    pub fn unmap_all(&mut self) -> Result<(), Error> {
+        self.instance.take_back()
     }
 
     /// A handle by which other threads can stop this sandbox's running call.

@@ -11,6 +11,7 @@ use glowbox_core::mail::GuestMail;
 use glowbox_core::registers::CpuState;
 use glowbox_mem::{CaptureError, Image, RestoreError};
 
+use super::lent::Loans;
 use super::{Instance, MachineStats, Options, Origin, out_of_turn};
 use crate::host_function::{Prototypes, Registered};
 use crate::log::Log;
@@ -82,6 +83,7 @@ impl Instance {
             origin,
             functions: own.functions,
             prototypes: own.prototypes,
+            loans: Loans::default(),
             log: own.log,
             deadline: own.deadline,
             allowed: None,
@@ -167,7 +169,7 @@ impl Instance {
                 }
             };
         }
-        self.lease.take_back().map_err(Error::of_machine)?;
+        self.take_back()?;
         self.put_back()?;
         self.begin()
     }
@@ -213,9 +215,10 @@ impl Instance {
             let lease = snapshot.setup.engine.pool().lease(size, Some(&snapshot.image))?;
             self.stats = self.stats();
             self.lease = lease;
+            self.loans = Loans::default();
             self.machine_before = MachineStats::of(&self.lease);
         }
-        self.lease.take_back().map_err(Error::of_machine)?;
+        self.take_back()?;
         self.setup = Arc::clone(&snapshot.setup);
         self.lease.writable_from(self.setup.places.writable_from);
         self.origin = Origin::of(snapshot);
@@ -232,6 +235,11 @@ impl Instance {
         self.setup.engine.check_process()?;
         if let Some(by) = &self.spent {
             return Err(Error::spent(by));
+        }
+        if !self.loans.is_empty() {
+            let text = "a snapshot can't hold what is lent to the sandbox; take it back first, with \
+                        Sandbox::unmap_all, and map it into the spawned sandboxes";
+            return Err(Error::new(ErrorKind::InvalidOption, text));
         }
         let state = Arc::new(self.lease.state().map_err(Error::of_machine)?);
         self.lease.install(&state);

@@ -4,6 +4,8 @@
 //! that crosses the border:
 //!
 //! - [`mailbox`]: the control page, its two headers, and the messages they describe;
+//! - [`batch`]: many calls in one message;
+//! - [`maps`]: the table of what the host lends a guest;
 //! - [`record`]: how a guest's functions, and the host functions it imports, stand in its ELF file;
 //! - [`typed`]: how a type is written in a signature;
 //! - [`wire`]: how arguments and results become bytes.
@@ -17,8 +19,10 @@
 
 extern crate alloc;
 
+pub mod batch;
 mod limited;
 pub mod mailbox;
+pub mod maps;
 pub mod record;
 pub mod typed;
 pub mod wire;

@@ -14,6 +14,8 @@
 //! still borrows its arguments from the incoming buffer it may call the host; the reply must not
 //! overwrite them. So the guest says in [`FromGuest::reply_offset`] where the free part of the
 //! incoming buffer starts, and both buffers are used as stacks.
+//!
+//! Many calls can go in one message, and their results come in one: see [`crate::batch`].
 
 /// Bytes in the control page.
 pub const CONTROL_SIZE: usize = 4096;
@@ -21,6 +23,8 @@ pub const CONTROL_SIZE: usize = 4096;
 pub const TO_GUEST_OFFSET: usize = 0;
 /// Offset of [`FromGuest`] in the control page; on a cache line of its own.
 pub const FROM_GUEST_OFFSET: usize = 64;
+/// Offset of a `u64` in the control page: how many results of a batch are done.
+pub const BATCH_PROGRESS_OFFSET: usize = 112;
 /// Offset of [`BootInfo`] in the control page.
 pub const BOOT_INFO_OFFSET: usize = 128;
 /// Offset of [`Entropy`] in the control page.
@@ -74,7 +78,7 @@ macro_rules! header {
     ($(#[$meta:meta])* $name:ident, $size:literal { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
         #[repr(C)]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
 
         impl $name {
@@ -99,9 +103,17 @@ macro_rules! header {
             }
         }
 
+        /// All zeros.
+        impl Default for $name {
+            fn default() -> Self {
+                $name::from_bytes(&[0; $size])
+            }
+        }
+
         const _: () = assert!(size_of::<$name>() == $size);
     };
 }
+pub(crate) use header;
 
 header! {
     /// What the host tells the guest when it enters it.
@@ -112,8 +124,8 @@ header! {
         status: u32,
         /// For a call: offset of the function's record in the guest's export section.
         function: u32,
-        /// Zero.
-        reserved: u32,
+        /// For a batch: how many calls it is.
+        count: u32,
         /// Where the message starts in the incoming buffer.
         offset: u64,
         /// Bytes in the message.
@@ -166,8 +178,8 @@ header! {
         heap_size: u64,
         /// Bytes of text the host accepts in one log record.
         log_text_limit: u64,
-        /// Zero.
-        reserved: u64,
+        /// Address of the table of what the host lends (see [`crate::maps`]); zero if there is none.
+        map_table_address: u64,
     }
 }
 
@@ -190,7 +202,8 @@ header! {
 }
 
 const _: () = assert!(TO_GUEST_OFFSET + ToGuest::SIZE <= FROM_GUEST_OFFSET);
-const _: () = assert!(FROM_GUEST_OFFSET + FromGuest::SIZE <= BOOT_INFO_OFFSET);
+const _: () = assert!(FROM_GUEST_OFFSET + FromGuest::SIZE <= BATCH_PROGRESS_OFFSET);
+const _: () = assert!(BATCH_PROGRESS_OFFSET + size_of::<u64>() <= BOOT_INFO_OFFSET);
 const _: () = assert!(BOOT_INFO_OFFSET + BootInfo::SIZE <= ENTROPY_OFFSET);
 const _: () = assert!(ENTROPY_OFFSET + Entropy::SIZE <= CONTROL_SIZE);
 
@@ -218,6 +231,8 @@ numbered! {
         Call = 1,
         /// The answer to the guest's last host call.
         Reply = 2,
+        /// Run an exported function many times: see [`crate::batch`].
+        CallMany = 3,
     }
 }
 
@@ -252,6 +267,10 @@ numbered! {
         OutOfMemory = 6,
         /// The guest's own start-up function returned an error; the message is its text.
         StartError = 7,
+        /// The results of a batch that are done have to make room. The guest goes on.
+        BatchFlush = 8,
+        /// All calls of a batch are done.
+        BatchEnd = 9,
     }
 }
 

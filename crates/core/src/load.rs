@@ -143,7 +143,7 @@ fn boot_info(layout: &Layout, start: &Start<'_>, memory: &mut [u8]) {
         heap_address: address(RegionKind::Heap),
         heap_size: limits.heap,
         log_text_limit: start.log_text_limit,
-        reserved: 0,
+        map_table_address: address(RegionKind::MapTable),
     };
     let at = index(layout.memory(RegionKind::Control).start) + BOOT_INFO_OFFSET;
     memory[at..at + BootInfo::SIZE].copy_from_slice(&info.to_bytes());

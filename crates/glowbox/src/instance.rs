@@ -3,7 +3,6 @@
 //! Everything here that reads guest memory goes through [`GuestMail::check`]: what comes out of it
 //! are ranges inside the outgoing buffer. The guest does not run while the host looks at them.
 
-use std::any::type_name;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,33 +10,32 @@ use std::time::Duration;
 use glowbox_abi::mailbox::{
     FROM_GUEST_OFFSET, FromGuest, ReplyStatus, TO_GUEST_OFFSET, ToGuest, ToGuestKind,
 };
-use glowbox_abi::wire::{self, WireError};
 use glowbox_core::layout::Limits;
 use glowbox_core::mail::{GuestMail, Return};
 use glowbox_core::registers::CpuState;
-use glowbox_core::signature::ResultMatch;
 use glowbox_machine::Exit;
 use glowbox_machine::interrupt::RunControl;
 use serde::de::DeserializeOwned;
 
 use crate::function::Target;
 use crate::host_function::{Invocation, Outcome, Prototypes, Registered, contain};
-use crate::log::{Log, misleads};
+use crate::log::Log;
 use crate::pool::Lease;
 use crate::setup::{Setup, SetupOptions};
 use crate::snapshot::Captured;
 use crate::{Arguments, CallOptions, Error, ErrorKind, Guest, GuestPanic, Stats};
 
+mod batch;
 mod exits;
 mod lent;
 mod life;
+mod outcome;
 
+use batch::Batch;
 pub(crate) use life::Own;
 
 /// How deep calls from host functions into the guest may nest.
 const MAX_NESTING: u32 = 16;
-/// Longest text of a guest's panic or error that is kept, in bytes.
-const MAX_TEXT: usize = 16 << 10;
 
 /// What an instance is built with.
 pub(crate) struct Options {
@@ -69,6 +67,8 @@ pub(crate) struct Instance {
     /// First offset in the incoming buffer that the guest does not borrow.
     incoming_free: usize,
     nesting: u32,
+    /// The batch under way.
+    batch: Option<Batch>,
     stats: Stats,
     /// What the machine had counted when this instance got it.
     machine_before: MachineStats,
@@ -134,14 +134,20 @@ impl Instance {
         arguments: &A,
         options: &CallOptions,
     ) -> Result<R, Error> {
+        let allowed = self.allowed_by(options)?;
+        let length = self.prepare(target, arguments)?;
+        let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
+        self.finish(target, returned)
+    }
+
+    /// The time that a call with these options is allowed.
+    fn allowed_by(&self, options: &CallOptions) -> Result<Option<Duration>, Error> {
         let allowed = options.deadline_or(self.deadline);
         if allowed == Some(Duration::ZERO) {
             let text = "the call's deadline is zero, which no call could meet";
             return Err(Error::new(ErrorKind::InvalidOption, text));
         }
-        let length = self.prepare(target, arguments)?;
-        let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
-        self.finish(target, returned)
+        Ok(allowed)
     }
 
     /// Calls a function from a host function, while the guest waits for that one.
@@ -173,20 +179,7 @@ impl Instance {
         }
         let free = self.incoming_free;
         let space = &mut self.incoming_mut()[free..];
-        arguments.encode(space).map_err(|error| match error {
-            WireError::TooLarge { needed, space } => {
-                let text = format!(
-                    "the arguments of `{}` take {needed} bytes, but a message has room for \
-                     {space}; see Builder::message_size",
-                    target.name
-                );
-                Error::new(ErrorKind::MessageTooLarge, text)
-            }
-            error => {
-                let text = format!("the arguments of `{}` {error}", target.name);
-                Error::with_source(ErrorKind::BadArguments, text, error)
-            }
-        })
+        arguments.encode(space).map_err(|error| outcome::not_encoded(target, error))
     }
 
     /// Enters the guest for a function whose arguments have been written, and comes back when the
@@ -200,9 +193,13 @@ impl Instance {
             length: length as u64,
             ..ToGuest::default()
         });
-        match self.run()? {
-            GuestMail::Return(returned) => Ok(returned),
-            other => Err(out_of_turn(&other)),
+        loop {
+            match self.run()? {
+                GuestMail::Return(returned) => return Ok(returned),
+                // From inside a batch, of which an item waits for this call.
+                GuestMail::BatchFlush if self.batch.is_some() => self.set_results_aside()?,
+                other => return Err(out_of_turn(&other)),
+            }
         }
     }
 
@@ -212,63 +209,10 @@ impl Instance {
         target: &Target,
         returned: Return,
     ) -> Result<R, Error> {
-        let name = &target.name;
-        match returned {
-            Return::Value(range) => self.decode(target, range),
-            Return::Error { text, payload } => {
-                let payload = &self.outgoing()[payload];
-                if target.result == ResultMatch::Same
-                    && let Ok(result) = wire::decode_all(payload)
-                {
-                    // The caller asked for the whole `Result`.
-                    return Ok(result);
-                }
-                Err(Error::of_guest(name, &self.text(text), payload.to_vec()))
-            }
-            Return::BadArguments => {
-                let text = format!(
-                    "guest function `{name}` could not decode its arguments: a type of the same \
-                     name has another structure there, or uses a serde attribute that needs a \
-                     self-describing format (untagged, tag, flatten, skip_serializing_if)"
-                );
-                Err(Error::new(ErrorKind::BadArguments, text))
-            }
-            Return::TooLarge { needed } => {
-                let text = format!(
-                    "the result of guest function `{name}` takes {needed} bytes, but a message has \
-                     room for {}; see Builder::message_size",
-                    self.setup.places.sizes.outgoing
-                );
-                Err(Error::new(ErrorKind::MessageTooLarge, text))
-            }
-        }
-    }
-
-    fn decode<R: DeserializeOwned>(
-        &mut self,
-        target: &Target,
-        range: Range<usize>,
-    ) -> Result<R, Error> {
-        let bytes = &self.outgoing()[range];
-        let decoded = match (target.result, bytes.split_first()) {
-            (ResultMatch::Same, _) => wire::decode_all(bytes),
-            (ResultMatch::OkOf, Some((0, value))) => wire::decode_all(value),
-            // An `Err` that came as a plain value, since the guest named its `Result` otherwise.
-            (ResultMatch::OkOf, Some((1, _))) => {
-                let text = "(an error without a text)";
-                return Err(Error::of_guest(&target.name, text, bytes.to_vec()));
-            }
-            (ResultMatch::OkOf, _) => {
-                Err(WireError::Malformed { reason: "neither a value nor an error".into() })
-            }
-        };
-        decoded.map_err(|error| {
-            let text = format!(
-                "the result of guest function `{}` is not a `{}`: it {error}",
-                target.name,
-                type_name::<R>()
-            );
-            self.spend(Error::with_source(ErrorKind::Protocol, text, error))
+        let value = outcome::value(target, returned, self.outgoing());
+        value.map_err(|error| match error.kind() {
+            ErrorKind::Protocol => self.spend(error),
+            _ => error,
         })
     }
 
@@ -301,8 +245,7 @@ impl Instance {
         let at = self.setup.places.control + FROM_GUEST_OFFSET;
         let bytes = self.lease.memory()[at..].first_chunk();
         let bytes: &[u8; FromGuest::SIZE] = bytes.expect("the control page lies in memory");
-        GuestMail::check(bytes, self.setup.places.sizes)
-            .map_err(|error| Error::with_source(ErrorKind::Protocol, error.to_string(), error))
+        GuestMail::check(bytes, self.setup.places.sizes).map_err(outcome::violation)
     }
 
     fn tell(&mut self, header: &ToGuest) {
@@ -385,10 +328,7 @@ impl Instance {
 
     /// Text that the guest wrote, cut to a sensible length.
     fn text(&self, range: Range<usize>) -> String {
-        let bytes = &self.outgoing()[range];
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]);
-        let shown = |c: char| if misleads(c) && c != '\n' { '\u{fffd}' } else { c };
-        text.chars().map(shown).collect()
+        outcome::text(&self.outgoing()[range])
     }
 
     /// The host-to-guest buffer.

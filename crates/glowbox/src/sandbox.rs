@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::instance::Instance;
-use crate::{Arguments, Builder, CallOptions, Error, Function, Guest, InterruptHandle, Mapping, Snapshot};
+use crate::{
+    Arguments, Builder, CallOptions, Error, Function, Guest, InterruptHandle, Mapping, Snapshot,
+};
 
 /// A guest program in a micro-VM of its own, whose functions can be called.
 ///
@@ -41,8 +43,8 @@ pub struct Sandbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Times the hypervisor was asked to run the guest: once a call, once more for each host call
-    /// and log record.
+    /// Times the hypervisor was asked to run the guest: once a call (or for many of them, see
+    /// [`Function::call_many`]), once more for each host call and log record.
     pub entries: u64,
     /// Calls into the guest, nested ones included.
     pub calls: u64,

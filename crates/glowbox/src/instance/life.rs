@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use glowbox_abi::mailbox::{CONTROL_SIZE, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest};
+use glowbox_abi::mailbox::{
+    BATCH_PROGRESS_OFFSET, CONTROL_SIZE, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest,
+};
 use glowbox_abi::mailbox::{TO_GUEST_OFFSET, ToGuest};
 use glowbox_core::layout::Layout;
 use glowbox_core::load::{self, Start};
@@ -90,6 +92,7 @@ impl Instance {
             spent: None,
             incoming_free: 0,
             nesting: 0,
+            batch: None,
             stats: Stats::default(),
         }
     }
@@ -141,6 +144,7 @@ impl Instance {
         self.spent = None;
         self.incoming_free = 0;
         self.nesting = 0;
+        self.batch = None;
         Ok(())
     }
 
@@ -248,6 +252,7 @@ impl Instance {
         let control = &mut self.lease.memory_mut()[places.control..];
         control[TO_GUEST_OFFSET..TO_GUEST_OFFSET + ToGuest::SIZE].fill(0);
         control[FROM_GUEST_OFFSET..FROM_GUEST_OFFSET + FromGuest::SIZE].fill(0);
+        control[BATCH_PROGRESS_OFFSET..BATCH_PROGRESS_OFFSET + 8].fill(0);
         let mailbox = [places.incoming.clone(), places.outgoing.clone()];
         let image = self.lease.window().capture(&mailbox).map_err(of_capture)?;
         let captured = Arc::new(Captured {

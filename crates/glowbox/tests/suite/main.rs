@@ -18,6 +18,7 @@ macro_rules! tests {
     };
 }
 
+mod batches;
 mod calls;
 mod device;
 mod ends;
@@ -39,6 +40,7 @@ type Test = (&'static str, fn());
 
 /// Every topic with its tests.
 const TOPICS: &[(&str, &[Test])] = &[
+    ("batches", batches::TESTS),
     ("calls", calls::TESTS),
     ("device", device::TESTS),
     ("ends", ends::TESTS),

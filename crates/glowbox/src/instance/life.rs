@@ -92,6 +92,7 @@ impl Instance {
             spent: None,
             incoming_free: 0,
             nesting: 0,
+            fresh: true,
             batch: None,
             stats: Stats::default(),
         }
@@ -147,6 +148,7 @@ impl Instance {
         self.incoming_free = 0;
         self.nesting = 0;
         self.batch = None;
+        self.fresh = true;
         Ok(())
     }
 
@@ -246,7 +248,11 @@ impl Instance {
                         Sandbox::unmap_all, and map it into the spawned sandboxes";
             return Err(Error::new(ErrorKind::InvalidOption, text));
         }
-        let state = Arc::new(self.lease.state().map_err(Error::of_machine)?);
+        // A vCPU that has not been entered yet is not in its state yet.
+        let state = match self.fresh {
+            true => Arc::clone(&self.origin.state),
+            false => Arc::new(self.lease.state().map_err(Error::of_machine)?),
+        };
         self.lease.install(&state);
         let places = &self.setup.places;
         // What the last call left in the mailbox is nobody's business any more.

@@ -32,6 +32,7 @@ mod maps;
 mod memory;
 mod protocol;
 mod random;
+mod saved;
 mod support;
 mod time;
 mod trace;
@@ -55,6 +56,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
+    ("saved", saved::TESTS),
     ("time", time::TESTS),
 ];
 

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
 use crate::calls::Point;
-use glowbox::{Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, Sandbox};
+use glowbox::{
+    Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, HostFunction, Loader, Sandbox,
+    Snapshot,
+};
 
 /// How many tests found that they can't run here.
 static LEFT_OUT: AtomicU32 = AtomicU32::new(0);
@@ -73,11 +76,36 @@ pub(crate) fn builder() -> Builder {
 
 /// The same but for one function, which the test registers itself.
 pub(crate) fn builder_without(left_out: &str) -> Builder {
-    let mut builder = Sandbox::builder();
+    with_functions(Sandbox::builder(), left_out)
+}
+
+/// A loader of snapshots with all that the guest `testing` imports.
+pub(crate) fn loader() -> Loader {
+    with_functions(Snapshot::loader(), "")
+}
+
+/// What host functions are registered with.
+trait Registers: Sized {
+    fn with<M: 'static>(self, name: &str, function: impl HostFunction<M>) -> Self;
+}
+
+impl Registers for Builder {
+    fn with<M: 'static>(self, name: &str, function: impl HostFunction<M>) -> Self {
+        self.host_function(name, function)
+    }
+}
+
+impl Registers for Loader {
+    fn with<M: 'static>(self, name: &str, function: impl HostFunction<M>) -> Self {
+        self.host_function(name, function)
+    }
+}
+
+fn with_functions<B: Registers>(mut builder: B, left_out: &str) -> B {
     macro_rules! register {
         ($($name:literal: $function:expr;)*) => {
             $(if $name != left_out {
-                builder = builder.host_function($name, $function);
+                builder = builder.with($name, $function);
             })*
         };
     }
@@ -111,7 +139,7 @@ pub(crate) fn builder_without(left_out: &str) -> Builder {
     }
     for number in 0..18u32 {
         let name = format!("step_{number}");
-        builder = builder.host_function(name, move |caller: &mut Caller<'_>| -> u32 {
+        builder = builder.with(&name, move |caller: &mut Caller<'_>| -> u32 {
             match caller.call::<_, u32>("step", (number + 1,)) {
                 Ok(below) => below + 1,
                 // The bound was met: say how deep it was.

@@ -70,6 +70,8 @@ pub(crate) struct Instance {
     stats: Stats,
     /// What the machine had counted when this instance got it.
     machine_before: MachineStats,
+    /// How often the machine had been entered when the guest was last started or started again.
+    entries_before: u64,
 }
 
 /// Where an instance goes back to. Its memory is what the machine's window remembers.
@@ -79,6 +81,8 @@ struct Origin {
     generation: u64,
     /// The snapshot, if it is one.
     snapshot: Option<Arc<Captured>>,
+    /// Why the window remembers nothing, if it could not.
+    unknown: Option<Error>,
 }
 
 /// What a machine counts.

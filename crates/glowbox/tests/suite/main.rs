@@ -25,14 +25,17 @@ mod exhaustion;
 mod faults;
 mod files;
 mod host_functions;
+mod leaks;
 mod limits;
 mod many;
 mod memory;
+mod patterns;
 mod protocol;
 mod random;
 mod support;
 mod time;
 mod trace;
+mod windows;
 
 /// A test's name and what it runs.
 type Test = (&'static str, fn());
@@ -46,6 +49,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("faults", faults::TESTS),
     ("files", files::TESTS),
     ("host_functions", host_functions::TESTS),
+    ("leaks", leaks::TESTS),
     ("limits", limits::TESTS),
     ("many", many::TESTS),
     ("memory", memory::TESTS),

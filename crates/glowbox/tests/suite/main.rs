@@ -32,6 +32,7 @@ mod memory;
 mod patterns;
 mod protocol;
 mod random;
+mod snapshots;
 mod support;
 mod time;
 mod trace;
@@ -55,6 +56,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
+    ("snapshots", snapshots::TESTS),
     ("time", time::TESTS),
 ];
 

@@ -83,6 +83,8 @@ struct Origin {
     generation: u64,
     /// The snapshot, if it is one.
     snapshot: Option<Arc<Captured>>,
+    /// Why the window remembers nothing, if it could not.
+    unknown: Option<Error>,
 }
 
 /// What a machine counts.

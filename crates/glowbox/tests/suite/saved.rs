@@ -180,7 +180,7 @@ tests! {
             let mut sandbox = snapshot.spawn().unwrap();
             for address in [511u64 << 30, (511 << 30) + 0x4000] {
                 let call = sandbox.call::<_, ()>("touch_address", (address, "write"));
-                let fault = error(call).fault().unwrap().kind.clone();
+                let fault = error(call).fault().unwrap().kind;
                 let expected = match address % 0x8000 {
                     0 => FaultKind::Supervisor(glowbox::Access::Write),
                     _ => FaultKind::PageTables(glowbox::Access::Write),

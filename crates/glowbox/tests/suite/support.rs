@@ -174,3 +174,19 @@ pub(crate) fn isolated(name: &str, test: impl FnOnce()) {
     assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
     assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
 }
+
+/// Runs code in a forked process and returns how that ended.
+pub(crate) fn in_fork(code: impl FnOnce()) -> i32 {
+    // SAFETY: the child runs the code and leaves by `_exit`, without unwinding into the parent's.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
+        if child == 0 {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code));
+            libc::_exit(i32::from(result.is_err()));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+        status
+    }
+}

@@ -197,7 +197,7 @@ tests! {
         let (_, image) = parts(&bytes);
         // The program, its stack, its variables: everything is noise.
         for (at, byte) in bytes[image + (12 << 12)..].iter_mut().enumerate() {
-            *byte = (at * 7 % 251) as u8;
+            *byte = (at * 7).to_le_bytes()[0] ^ at.to_le_bytes()[1];
         }
         let path = folder.path().join("noise");
         std::fs::write(&path, bytes).unwrap();

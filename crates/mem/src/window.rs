@@ -72,6 +72,7 @@ impl GuestMemory {
             return Err(MapError { size, source: io::Error::last_os_error() });
         }
         let base = NonNull::new(base.cast()).ok_or_else(invalid)?;
+        small_pages(base, length);
         Ok(GuestMemory {
             base,
             size: length,
@@ -208,6 +209,9 @@ impl GuestMemory {
             let source = io::Error::last_os_error();
             return Err(MapError { size: range.len() as u64, source });
         }
+        if let Some(start) = NonNull::new(mapped.cast()) {
+            small_pages(start, range.len());
+        }
         Ok(())
     }
 
@@ -294,6 +298,13 @@ impl GuestMemory {
         // SAFETY: as for `bytes`; `&mut self` makes this the only access.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.size) }
     }
+}
+
+/// Keeps the system from making a whole large page private where a guest writes a byte. A hint: not
+/// every kernel has large pages.
+fn small_pages(start: NonNull<u8>, length: usize) {
+    // SAFETY: says how a mapping of this module's own is to be backed, and changes no byte of it.
+    unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_NOHUGEPAGE) };
 }
 
 impl Drop for GuestMemory {

@@ -7,6 +7,10 @@
 //! shared. This rule never costs more than twice what knowing the future would, and what both cost is
 //! measured on the machine at hand.
 //!
+//! A page that is written each time, but with what it holds already (much of a stack is), looks
+//! unwritten too. It gives itself away when it has been dropped: it is private again the very next
+//! time. Then it is kept for good, or nearly.
+//!
 //! Beyond a number of pages that the caller sets, what a guest has written is dropped at once: a
 //! guest that once wrote everything should not hold on to all of it.
 
@@ -23,8 +27,13 @@ static ZEROS: [u8; PAGE] = [0; PAGE];
 /// Pages that the costs are measured with.
 const TRIAL: usize = 64;
 /// Bounds of how often a page may be found unwritten until it is dropped.
-const MIN_IDLE: u8 = 8;
-const MAX_IDLE: u8 = 250;
+const MIN_IDLE: u16 = 8;
+const MAX_IDLE: u16 = 250;
+/// From here on counts a page that came back right after it was dropped, until it is dropped again.
+const KEPT: u16 = 1000;
+const MAX_KEPT: u16 = 60_000;
+/// Stands for a page that the last restore has dropped as unwritten.
+const JUST_DROPPED: u16 = u16::MAX;
 
 /// What [`GuestMemory::restore`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +93,7 @@ impl GuestMemory {
         let zero_beneath = |page| !beneath.as_ref().is_some_and(|image| image.has(page));
         let mut restored = Restored::default();
         let mut news = Vec::new();
+        let mut surplus: Vec<Range<usize>> = Vec::new();
         let mut tired: Vec<Range<usize>> = Vec::new();
         let mut pristine = Pristine::new(image.as_deref());
         for pages in found {
@@ -93,24 +103,30 @@ impl GuestMemory {
                 let droppable = layered || from.is_none() && zero_beneath(page);
                 if restored.private > keep && droppable {
                     restored.written += 1;
-                    add(&mut tired, page);
+                    add(&mut surplus, page);
                     continue;
                 }
                 let idle = self.idle[page];
+                let back = idle == JUST_DROPPED;
                 let bytes = &mut self.bytes_mut()[page * PAGE..(page + 1) * PAGE];
+                let of_image = from.is_some();
                 let from = from.unwrap_or(&ZEROS);
                 if bytes != from {
                     bytes.copy_from_slice(from);
                     restored.written += 1;
                     restored.copied += 1;
                     self.idle[page] = 1;
-                    if idle == 0 {
+                    if idle == 0 || back {
                         news.push(page);
                     }
-                } else if droppable && idle >= MIN_IDLE && idle >= idle_limit() {
+                } else if droppable && is_tired(idle) {
                     add(&mut tired, page);
                 } else {
-                    self.idle[page] = idle.saturating_add(1).min(MAX_IDLE);
+                    self.idle[page] = next_idle(idle);
+                    // Older kernels take a page of zeros that has been read for a private one.
+                    if idle == 0 && of_image || back {
+                        news.push(page);
+                    }
                 }
             }
         }
@@ -118,13 +134,43 @@ impl GuestMemory {
             if !news.is_empty() {
                 image.learn(&news);
             }
-            tired.iter().for_each(|pages| image.unlearn(pages.clone()));
+            surplus.iter().chain(&tired).for_each(|pages| image.unlearn(pages.clone()));
         }
-        for pages in tired {
+        for pages in std::mem::take(&mut self.dropped) {
+            for idle in &mut self.idle[pages] {
+                *idle = if *idle == JUST_DROPPED { 0 } else { *idle };
+            }
+        }
+        for pages in surplus {
             restored.dropped += pages.len();
             self.drop_pages(pages);
         }
+        for pages in &tired {
+            restored.dropped += pages.len();
+            if self.drop_pages(pages.clone()) {
+                self.idle[pages.clone()].fill(JUST_DROPPED);
+            }
+        }
+        self.dropped = tired;
         Ok(restored)
+    }
+}
+
+/// Whether a page has been found unwritten so often that it is better dropped.
+fn is_tired(idle: u16) -> bool {
+    match idle {
+        JUST_DROPPED => false,
+        KEPT.. => idle >= MAX_KEPT,
+        _ => idle >= MIN_IDLE && idle >= idle_limit(),
+    }
+}
+
+/// The count of a page that has been found unwritten once more.
+fn next_idle(idle: u16) -> u16 {
+    match idle {
+        JUST_DROPPED => KEPT,
+        KEPT.. => (idle + 1).min(MAX_KEPT),
+        _ => (idle + 1).min(MAX_IDLE),
     }
 }
 
@@ -170,11 +216,11 @@ impl<'a> Pristine<'a> {
 
 /// How often a page may be found unwritten until dropping it is the better bet: what a page fault
 /// costs, in comparisons. Measured once a process.
-fn idle_limit() -> u8 {
-    static LIMIT: OnceLock<u8> = OnceLock::new();
+fn idle_limit() -> u16 {
+    static LIMIT: OnceLock<u16> = OnceLock::new();
     *LIMIT.get_or_init(|| {
         let limit = measure().unwrap_or(u64::from(MIN_IDLE));
-        u8::try_from(limit.min(u64::from(MAX_IDLE))).unwrap_or(MAX_IDLE).max(MIN_IDLE)
+        u16::try_from(limit.min(u64::from(MAX_IDLE))).unwrap_or(MAX_IDLE).max(MIN_IDLE)
     })
 }
 

@@ -32,6 +32,7 @@ mod many;
 mod maps;
 mod memory;
 mod patterns;
+mod pool;
 mod protocol;
 mod random;
 mod saved;
@@ -59,6 +60,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("many", many::TESTS),
     ("maps", maps::TESTS),
     ("memory", memory::TESTS),
+    ("pool", pool::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
     ("saved", saved::TESTS),

@@ -41,6 +41,7 @@ mod support;
 mod time;
 mod trace;
 mod windows;
+mod written;
 
 /// A test's name and what it runs.
 type Test = (&'static str, fn());
@@ -66,6 +67,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("saved", saved::TESTS),
     ("snapshots", snapshots::TESTS),
     ("time", time::TESTS),
+    ("written", written::TESTS),
 ];
 
 fn main() -> ExitCode {

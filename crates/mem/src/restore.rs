@@ -244,3 +244,115 @@ fn measure() -> Option<u64> {
     let comparing = start.elapsed();
     u64::try_from(faulting.as_nanos() / comparing.as_nanos().max(1)).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: usize = 256;
+
+    fn memory() -> GuestMemory {
+        GuestMemory::new((PAGES * PAGE) as u64).unwrap()
+    }
+
+    /// An image whose first half is ones, and a window of it.
+    fn image_and_window() -> (Arc<Image>, GuestMemory) {
+        let mut source = memory();
+        source.bytes_mut()[..PAGES / 2 * PAGE].fill(1);
+        let image = source.capture(&[]).unwrap();
+        let mut window = memory();
+        window.fill(&image, &[]).unwrap();
+        (image, window)
+    }
+
+    fn private(memory: &GuestMemory) -> usize {
+        let mut found = Vec::new();
+        written::find(memory.bytes(), 0, &mut found).unwrap();
+        found.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    fn write(memory: &mut GuestMemory, pages: Range<usize>, byte: u8) {
+        pages.for_each(|page| memory.bytes_mut()[page * PAGE + 7] = byte);
+    }
+
+    #[test]
+    fn what_was_written_is_put_back_and_no_more_than_asked_for_stays_private() {
+        let (image, mut window) = image_and_window();
+        for keep in [usize::MAX, 100, 1, 0] {
+            write(&mut window, 0..PAGES, 9);
+            let restored = window.restore(0, keep).unwrap();
+            assert_eq!((restored.private, restored.written), (PAGES, PAGES));
+            assert_eq!((restored.copied, restored.dropped), {
+                let kept = keep.min(PAGES);
+                (kept, PAGES - kept)
+            });
+            let mut fresh = memory();
+            fresh.fill(&image, &[]).unwrap();
+            assert!(window.bytes() == fresh.bytes(), "{keep}");
+            assert!(private(&window) <= keep);
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_not_written_any_more_is_given_up() {
+        let (_, mut window) = image_and_window();
+        write(&mut window, 0..PAGES, 9);
+        for _ in 0..=MAX_IDLE {
+            window.restore(0, usize::MAX).unwrap();
+        }
+        assert_eq!(private(&window), 0);
+    }
+
+    #[test]
+    fn a_page_that_is_written_with_what_it_holds_is_given_up_once_at_most() {
+        let (_, mut window) = image_and_window();
+        let dropped: usize = (0..4 * usize::from(MAX_IDLE))
+            .map(|_| {
+                write(&mut window, 3..4, 1);
+                window.restore(0, usize::MAX).unwrap().dropped
+            })
+            .sum();
+        assert_eq!((dropped, private(&window)), (1, 1));
+        // When it is not written for long enough, then all the same.
+        for _ in 0..MAX_KEPT {
+            window.restore(0, usize::MAX).unwrap();
+        }
+        assert_eq!(private(&window), 0);
+    }
+
+    #[test]
+    fn a_page_that_goes_back_to_zero_never_shows_an_image_that_lay_there_before() {
+        for keep in [0, usize::MAX] {
+            let (_, mut window) = image_and_window();
+            window.bytes_mut()[..PAGE * 10].fill(0);
+            let second = window.capture(&[]).unwrap();
+            assert_eq!(second.pages(), PAGES / 2 - 10);
+            for _ in 0..=MAX_IDLE {
+                write(&mut window, 200..210, 9);
+                window.restore(0, keep).unwrap();
+            }
+            assert!(window.bytes()[..PAGE * 10].iter().all(|byte| *byte == 0));
+            // And the third knows what lies in the first.
+            let third = window.capture(&[]).unwrap();
+            let mut copy = memory();
+            copy.fill(&third, &[]).unwrap();
+            assert!(copy.bytes() == window.bytes());
+        }
+    }
+
+    #[test]
+    fn what_a_windows_use_writes_is_learned_even_if_nothing_changes() {
+        let (image, _) = image_and_window();
+        for _ in 0..LEARNED_AFTER {
+            let mut window = memory();
+            window.fill(&image, &[]).unwrap();
+            write(&mut window, 5..7, 1);
+            write(&mut window, 200..201, 1);
+            window.restore(0, usize::MAX).unwrap();
+        }
+        assert_eq!(image.learned(), [5..7, 200..201]);
+    }
+
+    /// How many windows it takes.
+    const LEARNED_AFTER: usize = 2;
+}

@@ -35,6 +35,7 @@ mod patterns;
 mod pool;
 mod protocol;
 mod random;
+mod resets;
 mod saved;
 mod snapshots;
 mod support;
@@ -64,6 +65,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("pool", pool::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
+    ("resets", resets::TESTS),
     ("saved", saved::TESTS),
     ("snapshots", snapshots::TESTS),
     ("time", time::TESTS),

@@ -293,7 +293,7 @@ tests! {
 
 /// Makes a system call of this thread fail from now on; only where an argument's low half has this
 /// value, if one is given.
-fn refuse(call: libc::c_long, argument: Option<(u32, u32)>, error: i32) {
+pub(crate) fn refuse(call: libc::c_long, argument: Option<(u32, u32)>, error: i32) {
     let statement = |code: u32, value: u32| libc::sock_filter {
         code: u16::try_from(code).expect("a code"),
         jt: 0,

@@ -7,6 +7,10 @@
 //! shared. This rule never costs more than twice what knowing the future would, and what both cost is
 //! measured on the machine at hand.
 //!
+//! A page that is written each time, but with what it holds already (much of a stack is), looks
+//! unwritten too. It gives itself away when it has been dropped: it is private again the very next
+//! time. Then it is kept for good, or nearly.
+//!
 //! Beyond a number of pages that the caller sets, what a guest has written is dropped at once: a
 //! guest that once wrote everything should not hold on to all of it.
 
@@ -23,8 +27,13 @@ static ZEROS: [u8; PAGE] = [0; PAGE];
 /// Pages that the costs are measured with.
 const TRIAL: usize = 64;
 /// Bounds of how often a page may be found unwritten until it is dropped.
-const MIN_IDLE: u8 = 8;
-const MAX_IDLE: u8 = 250;
+const MIN_IDLE: u16 = 8;
+const MAX_IDLE: u16 = 250;
+/// From here on counts a page that came back right after it was dropped, until it is dropped again.
+const KEPT: u16 = 1000;
+const MAX_KEPT: u16 = 60_000;
+/// Stands for a page that the last restore has dropped as unwritten.
+const JUST_DROPPED: u16 = u16::MAX;
 
 /// What [`GuestMemory::restore`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +93,7 @@ impl GuestMemory {
         let zero_beneath = |page| !beneath.as_ref().is_some_and(|image| image.has(page));
         let mut restored = Restored::default();
         let mut news = Vec::new();
+        let mut surplus: Vec<Range<usize>> = Vec::new();
         let mut tired: Vec<Range<usize>> = Vec::new();
         let mut pristine = Pristine::new(image.as_deref());
         for pages in found {
@@ -93,24 +103,30 @@ impl GuestMemory {
                 let droppable = layered || from.is_none() && zero_beneath(page);
                 if restored.private > keep && droppable {
                     restored.written += 1;
-                    add(&mut tired, page);
+                    add(&mut surplus, page);
                     continue;
                 }
                 let idle = self.idle[page];
+                let back = idle == JUST_DROPPED;
                 let bytes = &mut self.bytes_mut()[page * PAGE..(page + 1) * PAGE];
+                let of_image = from.is_some();
                 let from = from.unwrap_or(&ZEROS);
                 if bytes != from {
                     bytes.copy_from_slice(from);
                     restored.written += 1;
                     restored.copied += 1;
                     self.idle[page] = 1;
-                    if idle == 0 {
+                    if idle == 0 || back {
                         news.push(page);
                     }
-                } else if droppable && idle >= MIN_IDLE && idle >= idle_limit() {
+                } else if droppable && is_tired(idle) {
                     add(&mut tired, page);
                 } else {
-                    self.idle[page] = idle.saturating_add(1).min(MAX_IDLE);
+                    self.idle[page] = next_idle(idle);
+                    // Older kernels take a page of zeros that has been read for a private one.
+                    if idle == 0 && of_image || back {
+                        news.push(page);
+                    }
                 }
             }
         }
@@ -118,13 +134,43 @@ impl GuestMemory {
             if !news.is_empty() {
                 image.learn(&news);
             }
-            tired.iter().for_each(|pages| image.unlearn(pages.clone()));
+            surplus.iter().chain(&tired).for_each(|pages| image.unlearn(pages.clone()));
         }
-        for pages in tired {
+        for pages in std::mem::take(&mut self.dropped) {
+            for idle in &mut self.idle[pages] {
+                *idle = if *idle == JUST_DROPPED { 0 } else { *idle };
+            }
+        }
+        for pages in surplus {
             restored.dropped += pages.len();
             self.drop_pages(pages);
         }
+        for pages in &tired {
+            restored.dropped += pages.len();
+            if self.drop_pages(pages.clone()) {
+                self.idle[pages.clone()].fill(JUST_DROPPED);
+            }
+        }
+        self.dropped = tired;
         Ok(restored)
+    }
+}
+
+/// Whether a page has been found unwritten so often that it is better dropped.
+fn is_tired(idle: u16) -> bool {
+    match idle {
+        JUST_DROPPED => false,
+        KEPT.. => idle >= MAX_KEPT,
+        _ => idle >= MIN_IDLE && idle >= idle_limit(),
+    }
+}
+
+/// The count of a page that has been found unwritten once more.
+fn next_idle(idle: u16) -> u16 {
+    match idle {
+        JUST_DROPPED => KEPT,
+        KEPT.. => (idle + 1).min(MAX_KEPT),
+        _ => (idle + 1).min(MAX_IDLE),
     }
 }
 
@@ -170,11 +216,11 @@ impl<'a> Pristine<'a> {
 
 /// How often a page may be found unwritten until dropping it is the better bet: what a page fault
 /// costs, in comparisons. Measured once a process.
-fn idle_limit() -> u8 {
-    static LIMIT: OnceLock<u8> = OnceLock::new();
+fn idle_limit() -> u16 {
+    static LIMIT: OnceLock<u16> = OnceLock::new();
     *LIMIT.get_or_init(|| {
         let limit = measure().unwrap_or(u64::from(MIN_IDLE));
-        u8::try_from(limit.min(u64::from(MAX_IDLE))).unwrap_or(MAX_IDLE).max(MIN_IDLE)
+        u16::try_from(limit.min(u64::from(MAX_IDLE))).unwrap_or(MAX_IDLE).max(MIN_IDLE)
     })
 }
 
@@ -197,4 +243,116 @@ fn measure() -> Option<u64> {
     memory.restore(0, usize::MAX).ok()?;
     let comparing = start.elapsed();
     u64::try_from(faulting.as_nanos() / comparing.as_nanos().max(1)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: usize = 256;
+
+    fn memory() -> GuestMemory {
+        GuestMemory::new((PAGES * PAGE) as u64).unwrap()
+    }
+
+    /// An image whose first half is ones, and a window of it.
+    fn image_and_window() -> (Arc<Image>, GuestMemory) {
+        let mut source = memory();
+        source.bytes_mut()[..PAGES / 2 * PAGE].fill(1);
+        let image = source.capture(&[]).unwrap();
+        let mut window = memory();
+        window.fill(&image, &[]).unwrap();
+        (image, window)
+    }
+
+    fn private(memory: &GuestMemory) -> usize {
+        let mut found = Vec::new();
+        written::find(memory.bytes(), 0, &mut found).unwrap();
+        found.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    fn write(memory: &mut GuestMemory, pages: Range<usize>, byte: u8) {
+        pages.for_each(|page| memory.bytes_mut()[page * PAGE + 7] = byte);
+    }
+
+    #[test]
+    fn what_was_written_is_put_back_and_no_more_than_asked_for_stays_private() {
+        let (image, mut window) = image_and_window();
+        for keep in [usize::MAX, 100, 1, 0] {
+            write(&mut window, 0..PAGES, 9);
+            let restored = window.restore(0, keep).unwrap();
+            assert_eq!((restored.private, restored.written), (PAGES, PAGES));
+            assert_eq!((restored.copied, restored.dropped), {
+                let kept = keep.min(PAGES);
+                (kept, PAGES - kept)
+            });
+            let mut fresh = memory();
+            fresh.fill(&image, &[]).unwrap();
+            assert!(window.bytes() == fresh.bytes(), "{keep}");
+            assert!(private(&window) <= keep);
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_not_written_any_more_is_given_up() {
+        let (_, mut window) = image_and_window();
+        write(&mut window, 0..PAGES, 9);
+        for _ in 0..=MAX_IDLE {
+            window.restore(0, usize::MAX).unwrap();
+        }
+        assert_eq!(private(&window), 0);
+    }
+
+    #[test]
+    fn a_page_that_is_written_with_what_it_holds_is_given_up_once_at_most() {
+        let (_, mut window) = image_and_window();
+        let dropped: usize = (0..4 * usize::from(MAX_IDLE))
+            .map(|_| {
+                write(&mut window, 3..4, 1);
+                window.restore(0, usize::MAX).unwrap().dropped
+            })
+            .sum();
+        assert_eq!((dropped, private(&window)), (1, 1));
+        // When it is not written for long enough, then all the same.
+        for _ in 0..MAX_KEPT {
+            window.restore(0, usize::MAX).unwrap();
+        }
+        assert_eq!(private(&window), 0);
+    }
+
+    #[test]
+    fn a_page_that_goes_back_to_zero_never_shows_an_image_that_lay_there_before() {
+        for keep in [0, usize::MAX] {
+            let (_, mut window) = image_and_window();
+            window.bytes_mut()[..PAGE * 10].fill(0);
+            let second = window.capture(&[]).unwrap();
+            assert_eq!(second.pages(), PAGES / 2 - 10);
+            for _ in 0..=MAX_IDLE {
+                write(&mut window, 200..210, 9);
+                window.restore(0, keep).unwrap();
+            }
+            assert!(window.bytes()[..PAGE * 10].iter().all(|byte| *byte == 0));
+            // And the third knows what lies in the first.
+            let third = window.capture(&[]).unwrap();
+            let mut copy = memory();
+            copy.fill(&third, &[]).unwrap();
+            assert!(copy.bytes() == window.bytes());
+        }
+    }
+
+    #[test]
+    fn what_a_windows_use_writes_is_learned_even_if_nothing_changes() {
+        let (image, _) = image_and_window();
+        for _ in 0..LEARNED_AFTER {
+            let mut window = memory();
+            window.fill(&image, &[]).unwrap();
+            write(&mut window, 5..7, 1);
+            write(&mut window, 200..201, 1);
+            window.restore(0, usize::MAX).unwrap();
+        }
+        assert_eq!(image.learned(), [5..7, 200..201]);
+    }
+
+    /// How many windows it takes.
+    const LEARNED_AFTER: usize = 2;
 }

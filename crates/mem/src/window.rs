@@ -21,7 +21,9 @@ pub struct GuestMemory {
     pub(crate) mapped: Option<Arc<Image>>,
     /// For each page: 0 if it is not known to be private, otherwise one more than how many restores
     /// in a row have found it unwritten.
-    pub(crate) idle: Vec<u8>,
+    pub(crate) idle: Vec<u16>,
+    /// Pages that the last restore has dropped as unwritten.
+    pub(crate) dropped: Vec<Range<usize>>,
     /// Private pages, found by the last scan; kept for its capacity.
     pub(crate) found: Vec<Range<usize>>,
     /// Whether nothing has been mapped or written here since it was made.
@@ -80,6 +82,7 @@ impl GuestMemory {
             mapped: None,
             // Zeroed by the system, and so not there until it is used.
             idle: vec![0; length.div_ceil(PAGE)],
+            dropped: Vec::new(),
             found: Vec::new(),
             untouched: true,
         })
@@ -99,6 +102,7 @@ impl GuestMemory {
         self.mapped = None;
         // Zeroed by the system: most of it has not been used.
         self.idle = vec![0; self.idle.len()];
+        self.dropped.clear();
         self.untouched = true;
         Ok(())
     }
@@ -216,7 +220,8 @@ impl GuestMemory {
     }
 
     /// Gives pages back: they read as the image's again where it is mapped, and as zero elsewhere.
-    pub(crate) fn drop_pages(&mut self, pages: Range<usize>) {
+    /// `false` if the system refuses; then they are as they were.
+    pub(crate) fn drop_pages(&mut self, pages: Range<usize>) -> bool {
         let range = pages.start * PAGE..pages.end * PAGE;
         let bytes = &mut self.bytes_mut()[range];
         // SAFETY: the pages are this window's, and nobody borrows them but this function.
@@ -225,9 +230,10 @@ impl GuestMemory {
         // It fails for ranges that are not mapped, or locked into memory.
         if result != 0 {
             self.idle[pages].fill(1);
-            return;
+            return false;
         }
         self.idle[pages].fill(0);
+        true
     }
 
     /// The image that memory goes back to.

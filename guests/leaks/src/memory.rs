@@ -140,3 +140,9 @@ fn spin() {
 fn random() -> u64 {
     glowbox_guest::random::u64()
 }
+
+/// Calls itself for ever.
+#[guest_function]
+fn overflow(depth: u64) -> u64 {
+    black_box(if black_box(depth) == u64::MAX { 0 } else { overflow(black_box(depth + 1)) + 1 })
+}

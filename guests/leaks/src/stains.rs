@@ -142,3 +142,10 @@ fn string_out_and_in(inverted: u64, place: u64) {
         asm!("rep insb", in("dx") 0x47u16, inout("rcx") 1024u64 => _, inout("rdi") place => _);
     }
 }
+
+/// Sends a message that makes no sense.
+#[guest_function]
+fn send_nonsense() -> (u32, u32) {
+    let answer = leave(&FromGuest { kind: 77, ..FromGuest::default() });
+    (answer.kind, answer.status)
+}

@@ -1,13 +1,15 @@
 //! Nothing that a use of a sandbox leaves behind reaches the next: each way of using one up, and
 //! each way of going on after it, seen from inside and from outside.
 
-use glowbox::{Engine, Sandbox, Snapshot};
+use glowbox::{Engine, Error, ErrorKind, Mapping, Sandbox, Snapshot};
+use glowbox_core::layout::LENT;
 
 use crate::patterns::{
     INVERTED, Looks, Places, WAYS, alike, assert_clean, leaks, namesake, use_up,
 };
 use crate::support::{guest, isolated};
 use crate::windows::{find_pattern, windows};
+use crate::written::refuse;
 
 /// An engine whose pool has room for one shell, so that the next sandbox gets the last one's.
 fn engine() -> Engine {
@@ -193,6 +195,78 @@ tests! {
                 drop(sandbox);
                 assert_eq!(look(), [""; 0], "{way:?}, dropped as it was built");
                 snapshot.spawn().unwrap();
+            }
+        });
+    }
+
+    fn what_was_lent_to_one_use_is_out_of_the_nexts_reach() {
+        let engine = engine();
+        let (snapshot, places, looks) = prepared(&engine);
+        let pattern = vec![(!INVERTED).to_le_bytes(); 1000].concat();
+        let mapping = Mapping::copy_of(&pattern).unwrap();
+        let lent = [LENT.start.to_le_bytes(), 4096u64.to_le_bytes()].concat();
+        let find = |sandbox: &mut Sandbox| -> Result<Vec<u64>, Error> {
+            sandbox.call("find", (&lent[..], INVERTED))
+        };
+        let ends: [fn(Sandbox, &Snapshot, &Engine) -> Sandbox; 5] = [
+            |mut sandbox, _, _| {
+                sandbox.reset().unwrap();
+                sandbox
+            },
+            |mut sandbox, snapshot, _| {
+                sandbox.restore(snapshot).unwrap();
+                sandbox
+            },
+            |sandbox, snapshot, _| {
+                drop(sandbox);
+                snapshot.spawn().unwrap()
+            },
+            |sandbox, _, engine| {
+                drop(sandbox);
+                leaks(engine)
+            },
+            |mut sandbox, _, _| {
+                sandbox.unmap_all().unwrap();
+                sandbox
+            },
+        ];
+        for (number, end) in (0..).zip(ends) {
+            let mut sandbox = snapshot.spawn().unwrap();
+            sandbox.map("secret", &mapping).unwrap();
+            assert_eq!(find(&mut sandbox).unwrap().len(), 16);
+            let mut next = end(sandbox, &snapshot, &engine);
+            if number < 3 {
+                assert_eq!(Looks::of(&mut next, &places), looks, "{number}");
+            }
+            assert_clean(&mut next, &places, "lending");
+            let fault = find(&mut next).expect_err("nothing is there");
+            assert_eq!(fault.kind(), ErrorKind::Fault, "{number}: {fault}");
+            next.reset().unwrap();
+            // Something shorter in its place.
+            next.map("other", &Mapping::copy_of(&[1]).unwrap()).unwrap();
+            assert!(find(&mut next).unwrap().is_empty(), "{number}");
+        }
+    }
+
+    /// Where registers are set by requests of their own.
+    fn without_shared_registers_nothing_is_left_either() {
+        isolated("leaks::without_shared_registers_nothing_is_left_either", || {
+            // KVM_CHECK_EXTENSION for KVM_CAP_SYNC_REGS says no.
+            refuse(libc::SYS_ioctl, Some((2, 74)), 0);
+            let engine = engine();
+            let (snapshot, places, looks) = prepared(&engine);
+            for way in WAYS {
+                let mut sandbox = spawned(&engine, &snapshot);
+                use_up(&mut sandbox, &places, way);
+                sandbox.reset().unwrap();
+                assert_eq!(Looks::of(&mut sandbox, &places), looks, "{way:?}");
+                assert_clean(&mut sandbox, &places, way.0);
+                sandbox.reset().unwrap();
+                use_up(&mut sandbox, &places, way);
+                drop(sandbox);
+                let next = spawned(&engine, &snapshot).snapshot().unwrap();
+                let mut next = next.spawn().unwrap();
+                assert_eq!(Looks::of(&mut next, &places), looks, "{way:?}");
             }
         });
     }

@@ -32,15 +32,18 @@ mod many;
 mod maps;
 mod memory;
 mod patterns;
+mod pool;
 mod protocol;
 mod random;
 mod ready;
+mod resets;
 mod saved;
 mod snapshots;
 mod support;
 mod time;
 mod trace;
 mod windows;
+mod written;
 
 /// A test's name and what it runs.
 type Test = (&'static str, fn());
@@ -60,12 +63,15 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("many", many::TESTS),
     ("maps", maps::TESTS),
     ("memory", memory::TESTS),
+    ("pool", pool::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
     ("ready", ready::TESTS),
+    ("resets", resets::TESTS),
     ("saved", saved::TESTS),
     ("snapshots", snapshots::TESTS),
     ("time", time::TESTS),
+    ("written", written::TESTS),
 ];
 
 fn main() -> ExitCode {

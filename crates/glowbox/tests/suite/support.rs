@@ -173,6 +173,7 @@ pub(crate) fn isolated(name: &str, test: impl FnOnce()) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
     assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
+    errors.lines().filter_map(|line| line.strip_prefix("left out: ")).for_each(leave_out);
 }
 
 /// Runs code in a forked process and returns how that ended.

@@ -56,7 +56,7 @@ pub const MAX_METADATA: u64 = 64 << 10;
 /// Most bytes of a guest's ELF file.
 pub const MAX_PROGRAM: u64 = 512 << 20;
 /// Most runs of pages. Each is a mapping of its own when a file is loaded.
-pub const MAX_RUNS: usize = 1024;
+pub const MAX_RUNS: usize = 65_536;
 /// Most bytes of guest memory.
 pub const MAX_WINDOW: u64 = 128 << 30;
 /// Most bytes of a guest's name.

@@ -35,7 +35,7 @@ fn extremes_of_every_part_can_be_saved_and_loaded() {
         window_size: 128 << 30,
         ..metadata()
     };
-    let runs = Run::covering((0..1024).map(|n| n * 2..n * 2 + 1));
+    let runs = support::covering((0..1024).map(|n| n * 2..n * 2 + 1));
     let program = vec![7; 4096 * 3 + 1];
     let contents = Contents { metadata, runs, program: &program };
     let mut hasher = ImageHasher::new();

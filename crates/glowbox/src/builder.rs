@@ -24,6 +24,13 @@ const DEFAULT_STACK: u64 = 1 << 20;
 const DEFAULT_MESSAGE: u64 = 16 << 20;
 /// Default deadline of a call.
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+/// Default limits of a guest's memory.
+pub(crate) const DEFAULT_LIMITS: Limits = Limits {
+    heap: DEFAULT_MEMORY,
+    stack: DEFAULT_STACK,
+    incoming: DEFAULT_MESSAGE,
+    outgoing: DEFAULT_MESSAGE,
+};
 /// Longest text of a log record that can be asked for.
 const MAX_LOG_TEXT: usize = 1 << 20;
 
@@ -115,12 +122,7 @@ impl Builder {
         Builder {
             engine: None,
             host_functions: HostFunctions::default(),
-            limits: Limits {
-                heap: DEFAULT_MEMORY,
-                stack: DEFAULT_STACK,
-                incoming: DEFAULT_MESSAGE,
-                outgoing: DEFAULT_MESSAGE,
-            },
+            limits: DEFAULT_LIMITS,
             deadline: Some(DEFAULT_DEADLINE),
             log_sink: Box::new(log::to_tracing),
             log_level: Some(LogLevel::Info),

@@ -136,7 +136,7 @@ impl EngineBuilder {
     /// Most bytes of its own that a sandbox keeps when it is reset, or its VM when it waits in the
     /// pool, so that the next use does not fault on every page that it writes; 32 MiB by default. What
     /// a guest has written beyond that is given back at once, as are pages that it has not written
-    /// for a while.
+    /// for a while. What belongs to a sandbox that was built and not spawned does not count.
     #[must_use]
     pub fn kept_memory(mut self, bytes: usize) -> EngineBuilder {
         self.pool.pages = bytes / glowbox_mem::PAGE;

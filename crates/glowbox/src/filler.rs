@@ -1,7 +1,10 @@
 //! The thread that keeps shells ready, where that was asked for.
 //!
-//! It sleeps until a sandbox is spawned and fewer shells are left with that snapshot's image than were
-//! asked for. It never makes another shell go: when the pool is full, it waits for the next spawn.
+//! It sleeps until a shell is taken from the pool and a snapshot has fewer left than were asked for.
+//! It never makes another shell go: when the pool is full, it waits until the next one is taken.
+//!
+//! The pool asks while it is locked, and letting go of a snapshot locks the pool. So what is asked then
+//! takes hold of no snapshot: images are known by their address.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -27,11 +30,29 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Snapshots, and how many shells each is to have.
-    wanted: Vec<(Weak<Captured>, usize)>,
+    wanted: Vec<Wanted>,
     /// Whether to look.
     due: bool,
     stop: bool,
+}
+
+/// A snapshot that is to have shells ready.
+#[derive(Clone)]
+struct Wanted {
+    snapshot: Weak<Captured>,
+    /// The address of its image.
+    image: usize,
+    count: usize,
+}
+
+impl Wanted {
+    fn is_of(&self, image: &Arc<Image>) -> bool {
+        self.image == address(image) && self.snapshot.strong_count() > 0
+    }
+}
+
+fn address(image: &Arc<Image>) -> usize {
+    Arc::as_ptr(image).addr()
 }
 
 impl Filler {
@@ -46,23 +67,26 @@ impl Filler {
     /// Keeps so many shells ready for a snapshot from now on.
     pub(crate) fn want(&self, snapshot: &Arc<Captured>, count: usize) {
         let mut state = self.shared.lock();
-        let asked = Arc::downgrade(snapshot);
-        state.wanted.retain(|(known, _)| known.strong_count() > 0 && !known.ptr_eq(&asked));
+        state.wanted.retain(|known| known.snapshot.strong_count() > 0);
+        state.wanted.retain(|known| !known.is_of(&snapshot.image));
         if count > 0 {
-            state.wanted.push((asked, count));
+            let (image, snapshot) = (address(&snapshot.image), Arc::downgrade(snapshot));
+            state.wanted.push(Wanted { snapshot, image, count });
         }
         state.due = true;
         self.shared.wake.notify_one();
     }
 
-    /// Tells that so many shells with an image are left.
-    pub(crate) fn left(&self, image: &Arc<Image>, count: usize) {
+    /// Whether shells with this image are kept ready.
+    pub(crate) fn wants(&self, image: &Arc<Image>) -> bool {
+        self.shared.lock().wanted.iter().any(|wanted| wanted.is_of(image))
+    }
+
+    /// Tells that a shell has left the pool; `left` counts those that have an image of this address.
+    pub(crate) fn taken(&self, left: impl Fn(usize) -> usize) {
         let mut state = self.shared.lock();
-        let wanted = state.wanted.iter().any(|(snapshot, wanted)| {
-            count < *wanted
-                && snapshot.upgrade().is_some_and(|snapshot| Arc::ptr_eq(&snapshot.image, image))
-        });
-        if wanted && !state.due {
+        let short = state.wanted.iter().any(|wanted| left(wanted.image) < wanted.count);
+        if short && !state.due {
             state.due = true;
             self.shared.wake.notify_one();
         }
@@ -101,10 +125,10 @@ impl Shared {
                 return;
             }
             state.due = false;
-            state.wanted.retain(|(snapshot, _)| snapshot.strong_count() > 0);
+            state.wanted.retain(|wanted| wanted.snapshot.strong_count() > 0);
             let wanted = state.wanted.clone();
             drop(state);
-            for (snapshot, count) in wanted {
+            for Wanted { snapshot, count, .. } in wanted {
                 let (Some(pool), Some(snapshot)) = (pool.upgrade(), snapshot.upgrade()) else {
                     continue;
                 };

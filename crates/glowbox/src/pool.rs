@@ -87,7 +87,7 @@ impl Pool {
 
     /// How many shells are idle.
     pub(crate) fn idle(&self) -> usize {
-        self.lock().len()
+        if self.is_ours() { self.lock().len() } else { 0 }
     }
 
     /// How many idle shells have this image mapped.
@@ -146,17 +146,24 @@ impl Pool {
     }
 
     fn take(&self, size: u64, image: Option<&Arc<Image>>) -> Option<Shell> {
+        let filler = self.filler.get();
         let mut idle = self.lock();
         let ready = image.and_then(|image| idle.iter().rposition(|shell| has(shell, image)));
-        let fits = |shell: &Shell| shell.memory().len() as u64 == size;
-        let at = ready.or_else(|| idle.iter().position(fits));
-        let shell = at.map(|at| idle.remove(at));
-        if let (Some(image), Some(filler)) = (image, self.filler.get()) {
-            let left = idle.iter().filter(|shell| has(shell, image)).count();
+        // Not one that is kept ready for another snapshot.
+        let wanted = |shell: &Shell| match (filler, shell.image()) {
+            (Some(filler), Some(image)) => filler.wants(image),
+            _ => false,
+        };
+        let fits = |shell: &Shell| shell.memory().len() as u64 == size && !wanted(shell);
+        let at = ready.or_else(|| idle.iter().position(fits))?;
+        let shell = idle.remove(at);
+        if let Some(filler) = filler {
+            let images = idle.iter().filter_map(|shell| shell.image());
+            let addresses: Vec<usize> = images.map(|image| Arc::as_ptr(image).addr()).collect();
             drop(idle);
-            filler.left(image, left);
+            filler.taken(|image| addresses.iter().filter(|other| **other == image).count());
         }
-        shell
+        Some(shell)
     }
 
     /// Makes a machine.
@@ -184,6 +191,10 @@ impl Pool {
 
     /// Lets go of an image that no snapshot stands for any more.
     pub(crate) fn forget(&self, image: &Arc<Image>) {
+        // In a fork nobody may be left to unlock the pool.
+        if !self.is_ours() {
+            return;
+        }
         let mut forgotten = Vec::new();
         let mut idle = self.lock();
         while let Some(at) = idle.iter().position(|shell| has(shell, image)) {
@@ -224,7 +235,7 @@ impl Lease {
 
     /// Makes the machine obey a control that there are handles to already.
     pub(crate) fn adopt_control(&mut self, control: Arc<RunControl>) {
-        self.pool.watchdog.watch(&control);
+        self.pool.watchdog.watch_once(&control);
         self.set_control(control);
     }
 

@@ -50,7 +50,9 @@ pub struct Stats {
     pub calls: u64,
     /// Calls of host functions that ran.
     pub host_calls: u64,
-    /// Pages of 4 KiB that resets have found written, by the guest or on its behalf.
+    /// Pages of 4 KiB that resets have found written, by the guest or on its behalf: those that differed
+    /// from what they go back to, and those that were too many to be looked at
+    /// ([`EngineBuilder::kept_memory`](crate::EngineBuilder::kept_memory)).
     pub pages_written: u64,
     /// Of these, pages that were copied back, or zeroed, in place. The others were dropped, and are
     /// shared with the snapshot again.

@@ -71,9 +71,19 @@ impl Captured {
     pub(crate) fn fill(&self, machine: &mut dyn Machine) -> Result<(), Error> {
         let own = &self.setup.places.hosts_own;
         machine.window().fill(&self.image, own).map_err(|error| {
-            let text = "the snapshot's image can't be mapped; if it is in a file, that may have been \
-                        cut short: save the snapshot again";
-            Error::with_source(ErrorKind::MemoryLost, text, error)
+            let (kind, text) = match error.source.kind() {
+                std::io::ErrorKind::UnexpectedEof => (
+                    ErrorKind::MemoryLost,
+                    "the snapshot's file has been cut short; save the snapshot again",
+                ),
+                _ => (
+                    ErrorKind::Hypervisor,
+                    "the snapshot's image can't be mapped; each sandbox takes up to 129 mappings, \
+                     and a process has as many as vm.max_map_count says: keep fewer sandboxes, or \
+                     raise that",
+                ),
+            };
+            Error::with_source(kind, text, error)
         })?;
         if self.image.may_shrink() {
             // Nothing that runs in ring 0 or maps memory comes from a file.

@@ -10,7 +10,7 @@
 //! the watchdog writes `next_look`, then reads the deadlines. One of them sees the other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,7 @@ pub(crate) struct Watchdog {
 
 #[derive(Debug)]
 struct Shared {
-    epoch: Instant,
-    /// When the watchdog looks next, in nanoseconds since `epoch`; `NO_DEADLINE` if it sleeps.
+    /// When the watchdog looks next, by `now`; `NO_DEADLINE` if it sleeps.
     next_look: AtomicU64,
     state: Mutex<State>,
     wake: Condvar,
@@ -49,7 +48,6 @@ impl Watchdog {
     pub(crate) fn start() -> std::io::Result<Watchdog> {
         let state = State { watched: Vec::new(), live: 0, period: 0, stop: false };
         let shared = Shared {
-            epoch: Instant::now(),
             next_look: AtomicU64::new(NO_DEADLINE),
             state: Mutex::new(state),
             wake: Condvar::new(),
@@ -69,6 +67,15 @@ impl Watchdog {
             state.live = state.watched.len();
         }
         state.watched.push(Arc::downgrade(control));
+    }
+
+    /// Watches a control that it may be watching already.
+    pub(crate) fn watch_once(&self, control: &Arc<RunControl>) {
+        let known = Arc::as_ptr(control);
+        let watched = self.shared.lock().watched.iter().any(|other| other.as_ptr() == known);
+        if !watched {
+            self.watch(control);
+        }
     }
 
     /// The deadline of a call that begins now and may take `allowed`, for [`RunControl::begin`].
@@ -115,8 +122,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nanoseconds on a clock that all watchdogs of the process share: a sandbox may change engines.
     fn now(&self) -> u64 {
-        nanoseconds(self.epoch.elapsed())
+        static EPOCH: OnceLock<Instant> = OnceLock::new();
+        nanoseconds(EPOCH.get_or_init(Instant::now).elapsed())
     }
 
     fn run(&self) {

@@ -20,8 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{GuestMemory, PAGE, written};
 
-/// Most runs of an image. Each is a mapping of its own in every window.
-const MAX_RUNS: usize = 64;
+/// Most runs of an image that are mapped. Each is a mapping of its own in every window, as is the gap
+/// behind it, and a process has 65,530 mappings. The smaller runs of an image that has more are
+/// copied.
+const MAX_MAPPED: usize = 64;
+/// Pages in the largest gap between two runs that are made one. The pages of the gap take no space in
+/// the image until they are read, but then they do, for good.
+const MAX_GAP: usize = 4;
 /// How often pages that were not written before are found written until they count as learned.
 const LEARNED: u8 = 2;
 /// Highest count: how often a learned page may turn out not to be needed before it is forgotten.
@@ -42,6 +47,8 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Image {
     runs: Vec<Run>,
+    /// Pages in the smallest run that is mapped.
+    mapped_from: usize,
     storage: Storage,
     /// Pages that windows of this image have turned out to write, and how often.
     learned: Mutex<BTreeMap<usize, u8>>,
@@ -116,7 +123,16 @@ impl Drop for View {
 
 impl Image {
     fn new(runs: Vec<Run>, storage: Storage) -> Image {
-        Image { runs, storage, learned: Mutex::new(BTreeMap::new()) }
+        let mapped_from = match &storage {
+            Storage::Bytes(_) => usize::MAX,
+            _ => mapped_from(&runs),
+        };
+        Image { runs, mapped_from, storage, learned: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Whether one of its runs is mapped into windows. Others are copied.
+    pub(crate) fn is_mapped(&self, run: Run) -> bool {
+        run.count >= self.mapped_from
     }
 
     /// An image in a file on disk, from `offset` on, which must be a multiple of the page size.
@@ -196,9 +212,8 @@ impl Image {
         let start = at * PAGE;
         match &self.storage {
             Storage::Bytes(bytes) => pages.copy_from_slice(&bytes[start..start + pages.len()]),
-            Storage::Memfd { view, .. } => {
-                pages.copy_from_slice(&view.bytes()[start..start + pages.len()]);
-            }
+            // Not from the view, which would make pages of the gaps between runs.
+            Storage::Memfd { file, .. } => file.read_exact_at(pages, start as u64)?,
             Storage::File { file, offset } => file.read_exact_at(pages, offset + start as u64)?,
         }
         Ok(())
@@ -271,7 +286,8 @@ impl GuestMemory {
     /// [`CaptureError`] if the system does not say which pages have been written.
     pub fn remember(&mut self, from: usize) -> Result<(), CaptureError> {
         let mut found = std::mem::take(&mut self.found);
-        written::find(self.bytes(), from / PAGE, &mut found).map_err(failed("finding pages"))?;
+        written::find(self.bytes(), from / PAGE, |_| false, &mut found)
+            .map_err(failed("finding pages"))?;
         let mut runs: Vec<Run> = Vec::new();
         let mut bytes = Vec::new();
         for pages in &found {
@@ -331,10 +347,20 @@ impl GuestMemory {
         leave_out: &[Range<usize>],
     ) -> Result<Vec<Range<usize>>, CaptureError> {
         let mut found = std::mem::take(&mut self.found);
-        written::find(self.bytes(), 0, &mut found).map_err(failed("finding pages"))?;
+        let known = written::find(self.bytes(), 0, |_| false, &mut found).is_ok();
+        if !known {
+            // The system does not say: any page may have been written.
+            found.clear();
+            found.push(0..self.size / PAGE);
+        }
         let mut pages = Vec::new();
         let left_out = |page: usize| leave_out.iter().any(|range| range.contains(&(page * PAGE)));
-        let zero = |page: usize| self.bytes()[page * PAGE..(page + 1) * PAGE] == [0; PAGE];
+        // What is shared may have gone from its file, and is not looked at here.
+        let from_file = self.mapped.as_ref().filter(|image| image.may_shrink() && !known);
+        let may_be_gone = |page| from_file.is_some_and(|image| image.has(page));
+        let zero = |page: usize| {
+            !may_be_gone(page) && self.bytes()[page * PAGE..(page + 1) * PAGE] == [0; PAGE]
+        };
         // Of the image that is mapped, what has not been written: no need to look into it.
         let shared = self.mapped.iter().flat_map(|image| image.runs());
         pages.extend(shared.flat_map(|run| run.first..run.first + run.count));
@@ -356,17 +382,12 @@ impl GuestMemory {
     }
 }
 
-/// Groups ranges of pages into runs, at most [`MAX_RUNS`]: runs with the smallest gaps between them
-/// become one, and the pages of such a gap take no space in the image's file.
+/// Groups ranges of pages into runs, over small gaps.
 fn runs(pages: &[Range<usize>]) -> Vec<Run> {
-    let mut gaps: Vec<usize> = pages.windows(2).map(|pair| pair[1].start - pair[0].end).collect();
-    gaps.sort_unstable_by(|a, b| b.cmp(a));
-    // Gaps up to this size are bridged.
-    let bridged = gaps.get(MAX_RUNS - 1).copied().unwrap_or(0);
     let mut runs: Vec<Run> = Vec::new();
     for part in pages {
         match runs.last_mut() {
-            Some(last) if part.start - (last.first + last.count) <= bridged => {
+            Some(last) if part.start - (last.first + last.count) <= MAX_GAP => {
                 last.count = part.end - last.first;
             }
             last => {
@@ -376,6 +397,17 @@ fn runs(pages: &[Range<usize>]) -> Vec<Run> {
         }
     }
     runs
+}
+
+/// Pages in the smallest run that is mapped, so that no more than [`MAX_MAPPED`] are.
+fn mapped_from(runs: &[Run]) -> usize {
+    let mut sizes: Vec<usize> = runs.iter().map(|run| run.count).collect();
+    if sizes.len() <= MAX_MAPPED {
+        return 0;
+    }
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    // The first that is one too many; of those of its size none is mapped.
+    sizes[MAX_MAPPED] + 1
 }
 
 fn memfd() -> io::Result<File> {

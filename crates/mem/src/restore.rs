@@ -4,15 +4,15 @@
 //! private, mapped and writable, so that the next use does not fault on them. That is cheap as long
 //! as a page is written again soon. A page that is not costs a comparison each time, so once the
 //! comparisons have cost as much as a page fault would, it is dropped: it is the image's again, and
-//! shared. This rule never costs more than twice what knowing the future would, and what both cost is
-//! measured on the machine at hand.
+//! shared. What both cost is measured on the machine at hand, in the host; in a guest a fault costs more.
 //!
 //! A page that is written each time, but with what it holds already (much of a stack is), looks
 //! unwritten too. It gives itself away when it has been dropped: it is private again the very next
 //! time. Then it is kept for good, or nearly.
 //!
 //! Beyond a number of pages that the caller sets, what a guest has written is dropped at once: a
-//! guest that once wrote everything should not hold on to all of it.
+//! guest that once wrote everything should not hold on to all of it. What can't be dropped (in a
+//! program that locks its memory) is copied back all the same.
 
 use std::io;
 use std::ops::Range;
@@ -40,7 +40,7 @@ const JUST_DROPPED: u16 = u16::MAX;
 pub struct Restored {
     /// Pages that were private.
     pub private: usize,
-    /// Pages that differed from what they go back to, or were dropped unseen.
+    /// Pages that differed from what they go back to, or were too many to be looked at.
     pub written: usize,
     /// Of these, pages that were copied back, or zeroed, in place.
     pub copied: usize,
@@ -70,7 +70,7 @@ pub enum RestoreError {
 
 impl GuestMemory {
     /// Puts memory from byte `from` on back to what it was filled with or what was last remembered
-    /// or captured; without such, to zero. At most `keep` pages stay private.
+    /// or captured; without such, to zero. Of those that can be dropped, at most `keep` stay private.
     ///
     /// What lies before `from` must not have been written.
     ///
@@ -79,7 +79,10 @@ impl GuestMemory {
     /// [`RestoreError`]; what is in memory is then anything.
     pub fn restore(&mut self, from: usize, keep: usize) -> Result<Restored, RestoreError> {
         let mut found = std::mem::take(&mut self.found);
-        let result = written::find(self.bytes(), from / PAGE, &mut found)
+        let image = self.image.clone();
+        // A page of zeros may stand for one that has been written where something else was before.
+        let was_not_zero = |page| image.as_ref().is_some_and(|image| image.has(page));
+        let result = written::find(self.bytes(), from / PAGE, was_not_zero, &mut found)
             .map_err(|source| RestoreError::Unknown { source })
             .and_then(|()| self.put_back(&found, keep));
         self.found = found;
@@ -100,7 +103,10 @@ impl GuestMemory {
             for page in pages.clone() {
                 restored.private += 1;
                 let from = pristine.page(page)?;
-                let droppable = layered || from.is_none() && zero_beneath(page);
+                let droppable = match from {
+                    Some(_) => layered && !is_among(&self.own, page),
+                    None => zero_beneath(page),
+                };
                 if restored.private > keep && droppable {
                     restored.written += 1;
                     add(&mut surplus, page);
@@ -141,13 +147,21 @@ impl GuestMemory {
                 *idle = if *idle == JUST_DROPPED { 0 } else { *idle };
             }
         }
+        let mut pristine = Pristine::new(image.as_deref());
         for pages in surplus {
-            restored.dropped += pages.len();
-            self.drop_pages(pages);
+            if self.drop_pages(pages.clone()) {
+                restored.dropped += pages.len();
+                continue;
+            }
+            for page in pages {
+                let from = pristine.page(page)?.unwrap_or(&ZEROS);
+                self.bytes_mut()[page * PAGE..(page + 1) * PAGE].copy_from_slice(from);
+                restored.copied += 1;
+            }
         }
         for pages in &tired {
-            restored.dropped += pages.len();
             if self.drop_pages(pages.clone()) {
+                restored.dropped += pages.len();
                 self.idle[pages.clone()].fill(JUST_DROPPED);
             }
         }
@@ -172,6 +186,12 @@ fn next_idle(idle: u16) -> u16 {
         KEPT.. => (idle + 1).min(MAX_KEPT),
         _ => (idle + 1).min(MAX_IDLE),
     }
+}
+
+/// Whether a page lies in one of these ranges, which ascend.
+pub(crate) fn is_among(ranges: &[Range<usize>], page: usize) -> bool {
+    let after = ranges.partition_point(|range| range.start <= page);
+    after > 0 && ranges[after - 1].contains(&page)
 }
 
 fn add(ranges: &mut Vec<Range<usize>>, page: usize) {
@@ -267,7 +287,7 @@ mod tests {
 
     fn private(memory: &GuestMemory) -> usize {
         let mut found = Vec::new();
-        written::find(memory.bytes(), 0, &mut found).unwrap();
+        written::find(memory.bytes(), 0, |_| false, &mut found).unwrap();
         found.iter().map(ExactSizeIterator::len).sum()
     }
 
@@ -337,6 +357,65 @@ mod tests {
             let mut copy = memory();
             copy.fill(&third, &[]).unwrap();
             assert!(copy.bytes() == window.bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_locked_into_memory_is_put_back_all_the_same() {
+        let (image, mut window) = image_and_window();
+        write(&mut window, 0..PAGES, 9);
+        // SAFETY: locks pages of this test's own.
+        let locked = unsafe { libc::mlock(window.bytes().as_ptr().cast(), PAGES * PAGE) };
+        if locked != 0 {
+            eprintln!("left out: this process may not lock a MiB of memory");
+            return;
+        }
+        let restored = window.restore(0, 10).unwrap();
+        assert_eq!((restored.written, restored.copied, restored.dropped), (PAGES, PAGES, 0));
+        let mut fresh = memory();
+        fresh.fill(&image, &[]).unwrap();
+        assert!(fresh.bytes() == window.bytes());
+    }
+
+    #[test]
+    fn very_many_runs_are_copied_and_not_mapped_and_go_back_to_what_they_were() {
+        let mut source = GuestMemory::new(64 << 20).unwrap();
+        let pages: Vec<usize> = (0..500).map(|index| index * 30).collect();
+        for page in &pages {
+            source.bytes_mut()[page * PAGE] = 5;
+        }
+        // And one run that is mapped.
+        source.bytes_mut()[16_000 * PAGE..16_100 * PAGE].fill(6);
+        let image = source.capture(&[]).unwrap();
+        assert_eq!((image.runs().len(), image.pages()), (501, 600));
+        for keep in [0, usize::MAX] {
+            let mut window = GuestMemory::new(64 << 20).unwrap();
+            window.fill(&image, &[]).unwrap();
+            for _ in 0..=MAX_IDLE {
+                write(&mut window, 290..310, 9);
+                window.restore(0, keep).unwrap();
+                assert_eq!(window.bytes()[300 * PAGE], 5);
+            }
+            assert!(window.bytes() == source.bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_read_at_once_is_never_given_up() {
+        let (image, _) = image_and_window();
+        let mut file = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; image.pages() * PAGE];
+        image.read(0, &mut bytes).unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let image = Arc::new(Image::in_file(file, 0, image.runs().to_vec()).unwrap());
+        let mut window = memory();
+        window.fill(&image, &[3 * PAGE..5 * PAGE]).unwrap();
+        for keep in [0, usize::MAX] {
+            for _ in 0..=MAX_IDLE {
+                write(&mut window, 2..6, 9);
+                window.restore(0, keep).unwrap();
+                assert_eq!(window.bytes()[..10 * PAGE], bytes[..10 * PAGE]);
+            }
         }
     }
 

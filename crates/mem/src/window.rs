@@ -19,6 +19,9 @@ pub struct GuestMemory {
     /// dropped pages read as zero. It is what memory goes back to, unless something else has been
     /// captured since.
     pub(crate) mapped: Option<Arc<Image>>,
+    /// Pages of the image that is mapped that are not mapped but copied: those that the host uses
+    /// itself, and the smaller runs of an image that has too many. They can't be dropped. Ascending.
+    pub(crate) own: Vec<Range<usize>>,
     /// For each page: 0 if it is not known to be private, otherwise one more than how many restores
     /// in a row have found it unwritten.
     pub(crate) idle: Vec<u16>,
@@ -80,6 +83,7 @@ impl GuestMemory {
             size: length,
             image: None,
             mapped: None,
+            own: Vec::new(),
             // Zeroed by the system, and so not there until it is used.
             idle: vec![0; length.div_ceil(PAGE)],
             dropped: Vec::new(),
@@ -100,6 +104,7 @@ impl GuestMemory {
         }
         self.map_zeros(0..self.size)?;
         self.mapped = None;
+        self.own.clear();
         // Zeroed by the system: most of it has not been used.
         self.idle = vec![0; self.idle.len()];
         self.dropped.clear();
@@ -107,8 +112,9 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Fills memory with an image: its pages are mapped, and shared until they are written. Pages
-    /// that the image's other windows have turned out to write are copied beforehand.
+    /// Fills memory with an image: its pages are mapped, and shared until they are written, but for
+    /// the smaller runs of an image with very many, which are copied. Pages that the image's other
+    /// windows have turned out to write are copied beforehand.
     ///
     /// If the image lies in a file that may be cut short at any time, the pages in `eager` are read
     /// here and now: those are the ones that the host itself uses, which must not vanish under it.
@@ -127,7 +133,12 @@ impl GuestMemory {
         self.mapped = Some(Arc::clone(image));
         for run in image.runs() {
             assert!(run.first + run.count <= self.size / PAGE, "the image of a larger memory");
-            self.map_run(image, *run, eager)?;
+            if image.is_mapped(*run) {
+                self.map_run(image, *run, eager)?;
+            } else {
+                self.own.push(run.first..run.first + run.count);
+                self.read_run(image, *run)?;
+            }
         }
         for pages in image.learned() {
             self.populate(pages.start * PAGE..pages.end * PAGE);
@@ -139,11 +150,8 @@ impl GuestMemory {
     }
 
     /// Maps one run of an image.
-    fn map_run(&self, image: &Image, run: Run, eager: &[Range<usize>]) -> Result<(), MapError> {
-        let Some((file, offset)) = image.file() else {
-            // Images without a file are small, and only ever restored from.
-            return self.read_run(image, run);
-        };
+    fn map_run(&mut self, image: &Image, run: Run, eager: &[Range<usize>]) -> Result<(), MapError> {
+        let (file, offset) = image.file().expect("only images with a file have mapped runs");
         let size = (run.count * PAGE) as u64;
         let offset = offset + (run.at * PAGE) as u64;
         let failed = |source| MapError { size, source };
@@ -172,6 +180,7 @@ impl GuestMemory {
                 let (start, end) = (part.start.max(pages.start), part.end.min(pages.end));
                 if start < end {
                     self.map_zeros(start * PAGE..end * PAGE)?;
+                    self.own.push(start..end);
                     let at = run.at + (start - run.first);
                     self.read_run(image, Run { first: start, count: end - start, at })?;
                 }
@@ -222,6 +231,7 @@ impl GuestMemory {
     /// Gives pages back: they read as the image's again where it is mapped, and as zero elsewhere.
     /// `false` if the system refuses; then they are as they were.
     pub(crate) fn drop_pages(&mut self, pages: Range<usize>) -> bool {
+        debug_assert!(!self.own.iter().any(|own| own.start < pages.end && pages.start < own.end));
         let range = pages.start * PAGE..pages.end * PAGE;
         let bytes = &mut self.bytes_mut()[range];
         // SAFETY: the pages are this window's, and nobody borrows them but this function.
@@ -294,7 +304,9 @@ impl GuestMemory {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `base` and `size` are the mapping made in `new`, which lives as long as `self`.
         // Nobody writes to it while this borrow lasts: the host needs `&mut self` for that, and a
-        // vCPU runs only under an exclusive borrow of the machine that owns this value.
+        // vCPU runs only under an exclusive borrow of the machine that owns this value. Shared pages
+        // of an image in a file are another matter: the file may be changed or cut short by others.
+        // They are never read through this slice; see `Image::may_shrink`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.size) }
     }
 

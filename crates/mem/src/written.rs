@@ -69,11 +69,20 @@ static NO_SCAN: AtomicBool = AtomicBool::new(false);
 
 /// Finds the private pages among those from `first` to the end of `memory`, and writes them to
 /// `found` as ascending ranges of page numbers.
-pub(crate) fn find(memory: &[u8], first: usize, found: &mut Vec<Range<usize>>) -> io::Result<()> {
+///
+/// The page of zeros stands for a page that has only been read; but the kernel may also put it where
+/// a page full of zeros has been written. So it counts as private where `was_not_zero` says that
+/// something else was before.
+pub(crate) fn find(
+    memory: &[u8],
+    first: usize,
+    was_not_zero: impl Fn(usize) -> bool,
+    found: &mut Vec<Range<usize>>,
+) -> io::Result<()> {
     found.clear();
     let pagemap = pagemap()?;
     if !NO_SCAN.load(Ordering::Relaxed) {
-        match scan(pagemap, memory, first, found) {
+        match scan(pagemap, memory, first, was_not_zero, found) {
             // Also EINVAL: a kernel that knows the request but not these categories.
             Err(error)
                 if matches!(
@@ -119,6 +128,7 @@ fn scan(
     pagemap: &File,
     memory: &[u8],
     first: usize,
+    was_not_zero: impl Fn(usize) -> bool,
     found: &mut Vec<Range<usize>>,
 ) -> io::Result<()> {
     let base = memory.as_ptr().addr();
@@ -130,11 +140,11 @@ fn scan(
         end,
         regions: regions.as_mut_ptr().expose_provenance() as u64,
         regions_length: BATCH as u64,
-        // Neither a file's page nor the page of zeros, and there, in memory or in swap.
-        category_inverted: PAGE_IS_FILE | PAGE_IS_ZERO,
-        category_mask: PAGE_IS_FILE | PAGE_IS_ZERO,
+        // Not a file's page, and there, in memory or in swap; and whether it is the page of zeros.
+        category_inverted: PAGE_IS_FILE,
+        category_mask: PAGE_IS_FILE,
         category_any_of_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-        return_mask: PAGE_IS_PRESENT,
+        return_mask: PAGE_IS_ZERO,
         ..ScanArguments::default()
     };
     while arguments.start < end {
@@ -150,7 +160,12 @@ fn scan(
         for region in &regions[..count.min(BATCH)] {
             let page =
                 |address: u64| usize::try_from(address).unwrap_or(0).wrapping_sub(base) / PAGE;
-            push(found, page(region.start)..page(region.end));
+            let pages = page(region.start)..page(region.end);
+            if region.categories & PAGE_IS_ZERO == 0 {
+                push(found, pages);
+            } else {
+                pages.filter(|page| was_not_zero(*page)).for_each(|p| push(found, p..p + 1));
+            }
         }
         if arguments.walk_end <= arguments.start {
             return Err(io::Error::other("PAGEMAP_SCAN does not come on"));
@@ -210,7 +225,7 @@ mod tests {
         let expected = [0..3, 100..101, 511..514, 9000..9001, 16383..16384];
         let file = pagemap().unwrap();
         let mut found = Vec::new();
-        match scan(file, memory.bytes(), 0, &mut found) {
+        match scan(file, memory.bytes(), 0, |_| false, &mut found) {
             Ok(()) => assert_eq!(found, expected),
             Err(error) => eprintln!("left out: this kernel has no PAGEMAP_SCAN: {error}"),
         }
@@ -219,7 +234,7 @@ mod tests {
         // The old way can't tell the page of zeros.
         found.retain(|pages| *pages != (200..201));
         assert_eq!(found, expected);
-        find(memory.bytes(), 101, &mut found).unwrap();
+        find(memory.bytes(), 101, |_| false, &mut found).unwrap();
         found.retain(|pages| *pages != (200..201));
         assert_eq!(found, expected[2..]);
     }
@@ -232,7 +247,7 @@ mod tests {
             memory.bytes_mut()[page * PAGE] = 1;
         }
         let mut found = Vec::new();
-        find(memory.bytes(), 0, &mut found).unwrap();
+        find(memory.bytes(), 0, |_| false, &mut found).unwrap();
         let expected: Vec<_> = written.iter().map(|page| *page..page + 1).collect();
         assert_eq!(found, expected);
     }

@@ -41,3 +41,11 @@ fn dirty_kept(pages: u32, byte: u8) {
     let piece = pieces.last_mut().expect("something is kept");
     piece.iter_mut().step_by(4096).take(pages as usize).for_each(|first| *first = byte);
 }
+
+/// Writes a byte to every so many pages of what is kept last, so many times.
+#[guest_function]
+fn scatter_kept(pieces: u32, pages: u32, byte: u8) {
+    let mut kept = KEPT.0.borrow_mut();
+    let piece = kept.last_mut().expect("something is kept");
+    piece.iter_mut().step_by(4096 * pages as usize).take(pieces as usize).for_each(|at| *at = byte);
+}

@@ -55,7 +55,7 @@ pub(crate) fn metadata() -> Metadata {
 }
 
 pub(crate) fn runs() -> Vec<Run> {
-    Run::covering([0..3, 7..8, 511..512])
+    covering([0..3, 7..8, 511..512])
 }
 
 /// The file's metadata, runs table and program, as bytes that can be replaced one by one.
@@ -193,3 +193,14 @@ pub(crate) const BORDERS: [u64; 26] = [
     u64::MAX - 1,
     u64::MAX,
 ];
+
+/// Runs of these ranges of pages, which ascend.
+pub(crate) fn covering(ranges: impl IntoIterator<Item = std::ops::Range<u64>>) -> Vec<Run> {
+    let mut image_page = 0;
+    let run = |range: std::ops::Range<u64>| {
+        let run = Run { first_page: range.start, pages: range.end - range.start, image_page };
+        image_page += run.pages;
+        run
+    };
+    ranges.into_iter().map(run).collect()
+}

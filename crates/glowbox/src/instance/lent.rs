@@ -106,7 +106,8 @@ impl Instance {
             return Ok(());
         }
         self.lease.take_back().map_err(Error::of_machine).map_err(|error| self.spend(error))?;
-        let used = std::mem::take(&mut self.loans).next - LENT.start;
+        // Less the page that stays unmapped behind the last one.
+        let used = std::mem::take(&mut self.loans).next - LARGE_PAGE_SIZE - LENT.start;
         let table = self.setup.layout.memory(RegionKind::MapTable);
         // An entry of eight bytes a large page.
         let directories = self.setup.layout.lent_tables().start;

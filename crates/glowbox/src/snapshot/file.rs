@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glowbox_abi::mailbox::{ENTROPY_OFFSET, Entropy};
-use glowbox_core::layout::{Layout, RegionKind};
+use glowbox_core::layout::{Layout, Limits, RegionKind};
 use glowbox_core::registers::{CpuState, ExtendedState};
 use glowbox_core::snapshot_file::{
     Contents, FormatError, Header, ImageHasher, Metadata, Run as FileRun,
@@ -21,13 +21,15 @@ use glowbox_core::snapshot_file::{
 use glowbox_mem::{Image, PAGE, Run};
 
 use super::{Captured, Snapshot};
-use crate::builder::{DEFAULT_DEADLINE, HostFunctions, check_deadline};
+use crate::builder::{DEFAULT_DEADLINE, DEFAULT_LIMITS, HostFunctions, check_deadline};
 use crate::host_function::{HostFunction, Prototypes};
 use crate::log::{self, Log, LogLevel, LogLimits, LogRecord, misleads};
 use crate::randomness::Randomness;
 use crate::setup::{Setup, SetupOptions};
 use crate::{Engine, Error, ErrorKind, Guest};
 
+/// The bits of MXCSR. Loading others would be an exception in the guest.
+const MXCSR_BITS: u32 = 0xffff;
 /// Bytes of an image that are read or written at once.
 const CHUNK: usize = 1 << 20;
 
@@ -107,6 +109,7 @@ impl Snapshot {
             deadline: Some(DEFAULT_DEADLINE),
             sink: Box::new(log::to_tracing),
             log_limits: LogLimits::default(),
+            limits: DEFAULT_LIMITS,
         }
     }
 }
@@ -130,6 +133,7 @@ pub struct Loader {
     deadline: Option<Duration>,
     sink: Box<dyn log::Sink>,
     log_limits: LogLimits,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Loader {
@@ -154,6 +158,34 @@ impl Loader {
     /// like any other, which can do what any guest can.
     pub fn verify(mut self, verify: bool) -> Loader {
         self.verify = verify;
+        self
+    }
+
+    /// Refuses a snapshot of a guest that may have a larger heap than this; 64 MiB by default, as a
+    /// sandbox that is built. How much a guest may have is in the file, and who loads it decides
+    /// whether that is too much.
+    pub fn memory_limit(mut self, bytes: u64) -> Loader {
+        self.limits.heap = bytes;
+        self
+    }
+
+    /// Refuses a snapshot of a guest with a larger stack than this; 1 MiB by default.
+    pub fn stack_size(mut self, bytes: u64) -> Loader {
+        self.limits.stack = bytes;
+        self
+    }
+
+    /// Refuses a snapshot of a guest with larger messages than this, either way; 16 MiB by default. See
+    /// [`Builder::message_size`](crate::Builder::message_size) for what depends on it.
+    pub fn message_size(mut self, bytes: u64) -> Loader {
+        (self.limits.incoming, self.limits.outgoing) = (bytes, bytes);
+        self
+    }
+
+    /// Limits how much the guests may write to the log. See
+    /// [`Builder::log_limits`](crate::Builder::log_limits).
+    pub fn log_limits(mut self, limits: LogLimits) -> Loader {
+        self.log_limits = limits;
         self
     }
 
@@ -230,6 +262,7 @@ impl Loader {
         let mut bytes = vec![0; index(range.end - range.start)];
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
         let contents = Contents::parse(&header, &bytes).map_err(invalid)?;
+        self.check_limits(&contents.metadata, &shown)?;
         let engine = match self.engine {
             Some(engine) => engine,
             None => Engine::shared()?,
@@ -256,7 +289,9 @@ impl Loader {
         let generation = generation(&image, control).map_err(failed)?;
         let level = contents.metadata.log_level;
         let level = (level > 0).then(|| LogLevel::from_number(level));
-        let limits = LogLimits { text: index(contents.metadata.log_text_limit), ..self.log_limits };
+        // What the guest was told, or less.
+        let text = index(contents.metadata.log_text_limit).min(self.log_limits.text);
+        let limits = LogLimits { text, ..self.log_limits };
         let options = SetupOptions {
             randomness: contents.metadata.seed.map_or(Randomness::System, Randomness::Fixed),
             log_level: contents.metadata.log_level,
@@ -273,6 +308,25 @@ impl Loader {
             log: Log::new(self.sink, limits, level).into(),
             deadline: self.deadline,
         })))
+    }
+    /// Checks that the guest has no more of anything than is allowed here.
+    fn check_limits(&self, metadata: &Metadata, shown: &str) -> Result<(), Error> {
+        let (found, most) = (metadata.limits, self.limits);
+        for (field, found, most, option) in [
+            ("heap limit", found.heap, most.heap, "memory_limit"),
+            ("stack size", found.stack, most.stack, "stack_size"),
+            ("incoming size", found.incoming, most.incoming, "message_size"),
+            ("outgoing size", found.outgoing, most.outgoing, "message_size"),
+        ] {
+            if found > most {
+                let text = format!(
+                    "`{shown}` can't be loaded: its `{field}` is {found} bytes, and {most} are \
+                     allowed; if that is what the guest is to have, say so with Loader::{option}"
+                );
+                return Err(Error::new(ErrorKind::InvalidSnapshot, text));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -319,11 +373,12 @@ fn layout(guest: &Guest, metadata: &Metadata) -> Result<Layout, FormatError> {
     Ok(layout)
 }
 
-/// Checks that no page is one of those that only the host ever writes.
+/// Checks that no page is one of those that no snapshot holds: the map table, the directories for what
+/// is lent, which follow it, and the mailbox's buffers, which follow those.
 fn check_runs(runs: &[FileRun], layout: &Layout) -> Result<(), FormatError> {
     let page = PAGE as u64;
-    let table = layout.memory(RegionKind::MapTable);
-    let own = table.start / page..layout.lent_tables().end / page;
+    let first = layout.memory(RegionKind::MapTable).start;
+    let own = first / page..layout.memory(RegionKind::Outgoing).end / page;
     let hit =
         runs.iter().find(|run| run.first_page < own.end && run.first_page + run.pages > own.start);
     match hit {
@@ -331,14 +386,14 @@ fn check_runs(runs: &[FileRun], layout: &Layout) -> Result<(), FormatError> {
         Some(run) => Err(FormatError::Invalid {
             field: "runs table".to_string(),
             found: run.first_page,
-            problem: "it has pages of what is lent to guests, which no snapshot holds",
+            problem: "it has pages of the mailbox or of what is lent, which no snapshot holds",
         }),
     }
 }
 
 fn state(metadata: &Metadata) -> Result<CpuState, FormatError> {
     let area = &metadata.extended_state;
-    let extended = ExtendedState::from_xsave(area, metadata.xcr0, u32::MAX);
+    let extended = ExtendedState::from_xsave(area, metadata.xcr0, MXCSR_BITS);
     let extended = extended.ok_or_else(|| FormatError::Invalid {
         field: "extended state length".to_string(),
         found: area.len() as u64,

@@ -55,6 +55,24 @@ tests! {
         assert_eq!(none.idle_shells(), 0);
     }
 
+    fn what_is_kept_ready_is_not_taken_for_something_else() {
+        let engine = Engine::builder().pool_size(6).build().unwrap();
+        let one = snapshot(&engine);
+        one.keep_ready(2).unwrap();
+        wait_for(&engine, 3);
+        let other = snapshot(&engine);
+        for _ in 0..3 {
+            let taken: Vec<Sandbox> = (0..4).map(|_| other.spawn().unwrap()).collect();
+            assert!(engine.idle_shells() >= 2);
+            drop(taken);
+        }
+        // And when the pool has been full of others, they are made once there is room again.
+        one.keep_ready(6).unwrap();
+        let taken: Vec<Sandbox> = (0..4).map(|_| other.spawn().unwrap()).collect();
+        wait_for(&engine, 6);
+        drop(taken);
+    }
+
     fn the_thread_that_makes_them_ends_with_its_engine() {
         isolated("ready::the_thread_that_makes_them_ends_with_its_engine", || {
             let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();

@@ -272,7 +272,8 @@ tests! {
                     original.call::<_, u64>("keep", (mebibytes << 20, 3u8)).unwrap();
                     original.snapshot().unwrap().save(&path).unwrap();
                     let before = read_so_far();
-                    let mut sandbox = load_testing(&path, false).spawn().unwrap();
+                    let loader = crate::support::loader().verify(false).memory_limit(128 << 20);
+                    let mut sandbox = loader.load(&path).unwrap().spawn().unwrap();
                     assert_eq!(sandbox.call::<_, u64>("kept", ()).unwrap(), mebibytes << 20);
                     let read = read_so_far() - before;
                     assert!(read >= 4096);
@@ -281,6 +282,65 @@ tests! {
                 assert!(read[1] < read[0] + (64 << 10), "{read:?}");
             },
         );
+    }
+
+    fn who_loads_a_file_decides_how_much_its_guest_may_have() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("snapshot");
+        type Change = fn(glowbox::Builder) -> glowbox::Builder;
+        type Allow = fn(glowbox::Loader) -> glowbox::Loader;
+        let cases: [(&str, Change, Allow); 3] = [
+            ("heap limit", |b| b.memory_limit(128 << 20), |l| l.memory_limit(128 << 20)),
+            ("stack size", |b| b.stack_size(2 << 20), |l| l.stack_size(2 << 20)),
+            ("incoming size", |b| b.message_size(32 << 20), |l| l.message_size(32 << 20)),
+        ];
+        for (field, change, allow) in cases {
+            let mut original = change(Sandbox::builder()).build(guest("faults")).unwrap();
+            original.snapshot().unwrap().save(&path).unwrap();
+            let refused = error(load(&path));
+            assert_eq!(refused.kind(), ErrorKind::InvalidSnapshot);
+            assert!(refused.to_string().contains(&format!("`{field}`")), "{refused}");
+            allow(Snapshot::loader()).load(&path).unwrap().spawn().unwrap();
+        }
+    }
+
+    fn memory_in_very_many_pieces_is_saved_and_comes_back_and_takes_no_more_than_it_has() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("snapshot");
+        // Small messages, so that heap and mailbox lie close together.
+        let builder = builder().message_size(64 << 10).memory_limit(60 << 20);
+        let mut original = builder.build(guest("testing")).unwrap();
+        let small = original.snapshot().unwrap().image_size();
+        original.call::<_, u64>("keep", (32u64 << 20, 0u8)).unwrap();
+        original.call::<_, ()>("scatter_kept", (300u32, 27u32, 5u8)).unwrap();
+        let snapshot = original.snapshot().unwrap();
+        let size = snapshot.image_size();
+        assert!(size < small + (400 << 12), "{size} bytes, {small} before");
+        snapshot.save(&path).unwrap();
+        let file = std::fs::metadata(&path).unwrap().len();
+        assert!(file < size + (1 << 20), "{file} bytes of {size}");
+        for snapshot in [snapshot, load_testing(&path, true)] {
+            let mut sandbox = snapshot.spawn().unwrap();
+            for _ in 0..3 {
+                assert_eq!(sandbox.call::<_, u64>("sum_kept", (1u32,)).unwrap(), 300 * 5);
+                sandbox.call::<_, ()>("scatter_kept", (600u32, 13u32, 9u8)).unwrap();
+                sandbox.reset().unwrap();
+            }
+        }
+    }
+
+    fn a_loaded_sandbox_that_keeps_nothing_is_reset_as_any_other() {
+        let (_folder, path) = saved();
+        let engine = glowbox::Engine::builder().kept_memory(0).build().unwrap();
+        let snapshot = Snapshot::loader().engine(&engine).load(&path).unwrap();
+        for _ in 0..3 {
+            let mut sandbox = snapshot.spawn().unwrap();
+            for _ in 0..3 {
+                error(sandbox.call::<_, ()>("touch_address", (0u64, "read")));
+                sandbox.reset().unwrap();
+                sandbox.call::<_, ()>("touch_place", ("heap", "read", &[0u8; 4][..])).unwrap();
+            }
+        }
     }
 
     fn a_deterministic_sandbox_stays_so() {

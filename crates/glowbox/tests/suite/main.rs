@@ -35,6 +35,7 @@ mod patterns;
 mod pool;
 mod protocol;
 mod random;
+mod ready;
 mod resets;
 mod saved;
 mod snapshots;
@@ -65,6 +66,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("pool", pool::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
+    ("ready", ready::TESTS),
     ("resets", resets::TESTS),
     ("saved", saved::TESTS),
     ("snapshots", snapshots::TESTS),

@@ -270,4 +270,39 @@ tests! {
             }
         });
     }
+
+    fn nothing_is_left_in_sandboxes_of_a_loaded_snapshot_either() {
+        let engine = engine();
+        let (snapshot, places, looks) = prepared(&engine);
+        let name = format!("glowbox-test-leaks-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        snapshot.save(&path).unwrap();
+        drop(snapshot);
+        let loaded = Snapshot::loader()
+            .engine(&engine)
+            .host_function("end", |_how: u32| 0u32)
+            .host_function("tick", || 0u64)
+            .load(&path)
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        drop(loaded.spawn().unwrap());
+        for way in WAYS.iter().filter(|(name, _)| !name.contains("host") && !name.contains("nested")) {
+            let mut sandbox = spawned(&engine, &loaded);
+            use_up(&mut sandbox, &places, way);
+            sandbox.reset().unwrap();
+            assert_eq!(Looks::of(&mut sandbox, &places), looks, "{way:?}");
+            use_up(&mut sandbox, &places, way);
+            drop(sandbox);
+            let mut next = spawned(&engine, &loaded);
+            assert_eq!(Looks::of(&mut next, &places), looks, "{way:?}");
+            assert_clean(&mut next, &places, way.0);
+            // Of pages in a file and pages in memory, to pages in a memfd.
+            let nested = next.snapshot().unwrap();
+            let other = next.snapshot().unwrap();
+            drop(next);
+            for snapshot in [nested, other] {
+                assert_clean(&mut spawned(&engine, &snapshot), &places, way.0);
+            }
+        }
+    }
 }

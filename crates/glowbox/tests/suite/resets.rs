@@ -1,10 +1,10 @@
-//! Resets: of sandboxes that were spent in any way, again and again.
+//! Resets: of sandboxes that were spent in any way, again and again, and in any order with all else.
 
 use std::time::Duration;
 
-use glowbox::{CallOptions, Engine, Error, ErrorKind, Sandbox};
+use glowbox::{CallOptions, Engine, Error, ErrorKind, Sandbox, Snapshot};
 
-use crate::patterns::{INVERTED, Looks, Places, leaks};
+use crate::patterns::{INVERTED, Looks, Places, alike, leaks};
 use crate::support::{builder_without, error, guest};
 
 /// Ways to spend a sandbox that cost little.
@@ -66,7 +66,123 @@ fn check(sandbox: &mut Sandbox, places: &Places, looks: &Looks) {
     }
 }
 
+/// What a model knows of a guest: how often it has counted, and what stands in some pages.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Known {
+    count: u32,
+    word: u64,
+}
+
+/// A sandbox, what is known of it, and of where it goes back to.
+struct Modelled {
+    sandbox: Sandbox,
+    now: Known,
+    origin: Known,
+}
+
+impl Modelled {
+    fn spend_or_use(&mut self, number: u64, place: u64) {
+        match number % 8 {
+            0 => {
+                spend(&mut self.sandbox, place, ENDS[within(number / 8, ENDS.len())].0);
+            }
+            1..4 => {
+                self.now.word = number / 8 % 3;
+                let pages = (place, 20u64, self.now.word);
+                self.sandbox.call::<_, ()>("write_pages", pages).unwrap();
+            }
+            _ => {
+                self.now.count += 1;
+                assert_eq!(self.sandbox.call::<_, u32>("count", ()).unwrap(), self.now.count);
+            }
+        }
+    }
+
+    fn check(&mut self, place: u64) {
+        let other = (place, 20u64, self.now.word);
+        assert_eq!(self.sandbox.call::<_, u64>("count_other", other).unwrap(), 0);
+    }
+}
+
+/// An index below `length`.
+fn within(number: u64, length: usize) -> usize {
+    usize::try_from(number % length as u64).expect("an index")
+}
+
+/// Operations in an order that follows from `seed`, each checked against the model.
+fn check_operations(engine: &Engine, guest: &glowbox::Guest, seed: u64, place: u64, turns: u32) {
+    let mut state = seed;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state >> 20
+    };
+    let mut snapshots: Vec<(Snapshot, Known)> = Vec::new();
+    let mut sandboxes: Vec<Modelled> = Vec::new();
+    for _ in 0..turns {
+        let (what, which, how) = (next() % 16, next(), next());
+        let count = sandboxes.len();
+        let snapshot =
+            (!snapshots.is_empty()).then(|| snapshots[within(how, snapshots.len())].clone());
+        match (what, snapshot) {
+            (0, _) | (_, None) if count < 4 => {
+                let sandbox = alike(engine).build(guest.clone()).unwrap();
+                sandboxes.push(Modelled {
+                    sandbox,
+                    now: Known::default(),
+                    origin: Known::default(),
+                });
+            }
+            (1..=3, Some((snapshot, known))) if count < 4 => {
+                let sandbox = snapshot.spawn().unwrap();
+                sandboxes.push(Modelled { sandbox, now: known, origin: known });
+            }
+            (4, _) if count > 0 => drop(sandboxes.remove(within(which, count))),
+            (5, Some(_)) => drop(snapshots.remove(within(which, snapshots.len()))),
+            _ if count == 0 => {}
+            (what, snapshot) => {
+                let modelled = &mut sandboxes[within(which, count)];
+                match (what, snapshot, modelled.sandbox.is_spent()) {
+                    (6, Some((snapshot, known)), _) => {
+                        modelled.sandbox.restore(&snapshot).unwrap();
+                        (modelled.now, modelled.origin) = (known, known);
+                    }
+                    (7, _, false) => {
+                        snapshots.push((modelled.sandbox.snapshot().unwrap(), modelled.now));
+                        modelled.origin = modelled.now;
+                    }
+                    (8 | 9, ..) | (_, _, true) => {
+                        modelled.sandbox.reset().unwrap();
+                        modelled.now = modelled.origin;
+                    }
+                    _ => modelled.spend_or_use(how, place),
+                }
+                if !modelled.sandbox.is_spent() {
+                    modelled.check(place);
+                }
+            }
+        }
+    }
+}
+
 tests! {
+    fn operations_in_any_order_do_what_a_model_says() {
+        for (kept, shells) in [(32 << 20, 4), (8 << 12, 2), (0, 1), (32 << 20, 0)] {
+            let engine = Engine::builder().kept_memory(kept).pool_size(shells).build().unwrap();
+            let guest = guest("leaks");
+            let place = Places::of(&mut leaks(&engine)).spare();
+            std::thread::scope(|scope| {
+                for seed in 1..=3u64 {
+                    let (engine, guest) = (&engine, &guest);
+                    let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    scope.spawn(move || check_operations(engine, guest, seed, place, 800));
+                }
+            });
+            assert!(engine.idle_shells() <= shells);
+        }
+    }
+
     fn a_built_sandbox_can_be_spent_in_every_way_a_thousand_times() {
         let engine = Engine::builder().pool_size(1).build().unwrap();
         let places = Places::of(&mut leaks(&engine));

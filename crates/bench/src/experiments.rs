@@ -1,0 +1,104 @@
+//! The experiments: each takes the samples of a few rows that belong together.
+//!
+//! An experiment says which rows it measures before it is opened, because opening one takes time and
+//! memory that a run of other rows should not see.
+
+mod calls;
+mod compute;
+mod echo;
+mod floors;
+mod interrupt;
+mod threads;
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use glowbox::Guest;
+use glowbox_bench::subject::{self, Bare, Result};
+
+use crate::peers;
+use crate::peers::wasmtime::Wasm;
+use crate::rows::Row;
+use crate::samples::Samples;
+
+/// Something that takes samples, one of each of its rows or a few.
+pub(crate) trait Experiment {
+    fn sample(&mut self, samples: &mut Samples) -> Result<()>;
+}
+
+/// How often an experiment takes its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// In every round, or every so many.
+    Every(u32),
+    /// Once, when the rounds are over: what it does would disturb the others.
+    Last,
+}
+
+/// An experiment that could be opened.
+pub(crate) struct Plan {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) turn: Turn,
+    pub(crate) open: Open,
+}
+
+type Open = Box<dyn Fn(&Lab) -> Result<Opened>>;
+
+/// What opening came to.
+pub(crate) enum Opened {
+    Ready(Box<dyn Experiment>),
+    /// It can't be done on this machine, and why.
+    LeftOut(String),
+}
+
+impl Plan {
+    pub(crate) fn new(rows: Vec<Row>, open: impl Fn(&Lab) -> Result<Opened> + 'static) -> Plan {
+        Plan { rows, turn: Turn::Every(1), open: Box::new(open) }
+    }
+
+    fn every(mut self, rounds: u32) -> Plan {
+        self.turn = Turn::Every(rounds);
+        self
+    }
+}
+
+fn ready(experiment: impl Experiment + 'static) -> Result<Opened> {
+    Ok(Opened::Ready(Box::new(experiment)))
+}
+
+/// What experiments share.
+pub(crate) struct Lab {
+    pub(crate) bare: Arc<Bare>,
+    pub(crate) elf: Arc<[u8]>,
+    pub(crate) guest: Guest,
+    wasm: OnceCell<std::result::Result<Wasm, String>>,
+}
+
+impl Lab {
+    pub(crate) fn open() -> Result<Lab> {
+        let elf = subject::elf();
+        let guest = subject::guest(&elf)?;
+        Ok(Lab { bare: Arc::new(Bare::open()?), elf, guest, wasm: OnceCell::new() })
+    }
+
+    /// The WebAssembly module, compiled when it is first asked for; or why there is none.
+    pub(crate) fn wasm(&self) -> Result<std::result::Result<Wasm, String>> {
+        if let Some(wasm) = self.wasm.get() {
+            return Ok(wasm.clone());
+        }
+        let wasm = Wasm::compile()?;
+        Ok(self.wasm.get_or_init(|| wasm).clone())
+    }
+}
+
+/// Everything that can be measured, in the order of the table.
+pub(crate) fn all() -> Vec<Plan> {
+    let mut plans = floors::plans();
+    plans.extend(calls::plans());
+    plans.extend(echo::plans());
+    plans.push(interrupt::plan());
+    plans.extend(compute::plans());
+    plans.push(threads::plan());
+    plans.extend(peers::plans());
+    plans
+}

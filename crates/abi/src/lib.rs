@@ -4,6 +4,8 @@
 //! that crosses the border:
 //!
 //! - [`mailbox`]: the control page, its two headers, and the messages they describe;
+//! - [`batch`]: many calls in one message;
+//! - [`maps`]: the table of what the host lends a guest;
 //! - [`record`]: how a guest's functions, and the host functions it imports, stand in its ELF file;
 //! - [`typed`]: how a type is written in a signature;
 //! - [`wire`]: how arguments and results become bytes.
@@ -17,15 +19,17 @@
 
 extern crate alloc;
 
+pub mod batch;
 mod limited;
 pub mod mailbox;
+pub mod maps;
 pub mod record;
 pub mod typed;
 pub mod wire;
 
 /// Version of everything in this crate. A guest built against another version is refused when it
 /// is loaded, by the number in its function section.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The one I/O port a guest may write to; writing any value to it hands control to the host.
 pub const CALL_PORT: u8 = 0x47;

@@ -36,6 +36,11 @@ const FLAGS: &[&str] = &[
         "-Clink-arg=-Wl,-z,separate-code,-z,nostart-stop-gc,-z,relro,-z,now,",
         "--build-id=none,--no-eh-frame-hdr"
     ),
+    // The `getrandom` crate asks glowbox-guest, which has random numbers, and not Linux.
+    "--cfg=getrandom_backend=\"custom\"",
+    // glowbox-guest's generator runs on what every x86-64 CPU has. It would ask once which CPU this
+    // is, and the answer would travel with a snapshot to a machine that has another one.
+    "--cfg=chacha20_backend=\"sse2\"",
 ];
 
 /// What a cargo call built.

@@ -6,8 +6,8 @@
 //!              │ null page: never │                    │ supervisor        │
 //!       64 KiB ├──────────────────┤                    │ page tables       │
 //!              │ program at a     │                    │ program           │
-//!              │ fixed address    │                    │ control page      │
-//!        4 GiB ├──────────────────┤                    │ stack             │
+//!              │ fixed address    │                    │ stack, control    │
+//!        4 GiB ├──────────────────┤                    │ page, map table   │
 //!              │ position-        │                    ├─── 2 MiB aligned ─┤
 //!              │ independent      │                    │ incoming buffer   │
 //!              │ program, random  │                    │ outgoing buffer   │
@@ -17,11 +17,18 @@
 //!              │ guard, control,  │
 //!              │ guard, incoming, │
 //!              │ guard, outgoing, │
+//!              │ guard, map table,│
 //!              │ guard, heap      │
 //!              ├──────────────────┤
-//!      511 GiB │ supervisor only  │
+//!      384 GiB │ lent mappings    │
+//!              ├──────────────────┤
+//!      511 GiB │ supervisor,      │
+//!              │ resume page      │
 //!              └──────────────────┘
 //! ```
+//!
+//! Lent mappings are no part of that linear memory: each has guest-physical memory of its own, at the
+//! same address as its guest-virtual one.
 //!
 //! All of it lies in the lower half of the address space, below one root page-table entry, so that
 //! a small guest needs few tables. Nothing but the regions named here is mapped. Where a region's
@@ -41,6 +48,10 @@ const PIE_END: u64 = 255 << 30;
 const ARENA: u64 = 256 << 30;
 /// Start of the supervisor's addresses.
 const SUPERVISOR: u64 = 511 << 30;
+/// Bytes that one page directory maps.
+const DIRECTORY_SPAN: u64 = 1 << 30;
+/// Where mappings that the host lends lie, guest-virtual and guest-physical alike.
+pub const LENT: Range<u64> = 384 << 30..SUPERVISOR;
 /// Unmapped bytes below the stack. Compiled code touches every page of a large frame, so one page
 /// would do; this much catches hand-written code too.
 const STACK_GUARD: u64 = 1 << 20;
@@ -53,16 +64,21 @@ pub const SUPERVISOR_CODE: Gva = Gva(SUPERVISOR);
 pub const SUPERVISOR_TABLES: Gva = Gva(SUPERVISOR + PAGE_SIZE);
 /// Where the supervisor's stack page is mapped.
 pub const SUPERVISOR_STACK: Gva = Gva(SUPERVISOR + 2 * PAGE_SIZE);
+/// Where the resume page is mapped: the ring-3 code by which a guest (re)starts, with the register
+/// contents that it loads.
+pub const RESUME: Gva = Gva(SUPERVISOR + 3 * PAGE_SIZE);
 /// Where the page tables are mapped.
-pub const PAGE_TABLES: Gva = Gva(SUPERVISOR + 3 * PAGE_SIZE);
+pub const PAGE_TABLES: Gva = Gva(SUPERVISOR + 4 * PAGE_SIZE);
 /// Guest-physical counterpart of [`SUPERVISOR_CODE`].
 pub const SUPERVISOR_CODE_GPA: Gpa = Gpa(0);
 /// Guest-physical counterpart of [`SUPERVISOR_TABLES`].
 pub const SUPERVISOR_TABLES_GPA: Gpa = Gpa(PAGE_SIZE);
 /// Guest-physical counterpart of [`SUPERVISOR_STACK`].
 pub const SUPERVISOR_STACK_GPA: Gpa = Gpa(2 * PAGE_SIZE);
+/// Guest-physical counterpart of [`RESUME`].
+pub const RESUME_GPA: Gpa = Gpa(3 * PAGE_SIZE);
 /// Guest-physical counterpart of [`PAGE_TABLES`]; what CR3 holds.
-pub const PAGE_TABLES_GPA: Gpa = Gpa(3 * PAGE_SIZE);
+pub const PAGE_TABLES_GPA: Gpa = Gpa(4 * PAGE_SIZE);
 
 /// How much memory a guest gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +165,12 @@ pub enum RegionKind {
     Supervisor,
     /// The page tables.
     PageTables,
+    /// The code by which a guest starts and starts again.
+    Resume,
+    /// The list of what the host lends.
+    MapTable,
+    /// Where the host lends files and bytes; mapped as far as it does.
+    Lent,
 }
 
 /// A stretch of guest-virtual addresses.
@@ -185,6 +207,7 @@ pub struct Layout {
     size: u64,
     limits: Limits,
     table_pages: u64,
+    lent_tables: Gpa,
 }
 
 impl Layout {
@@ -206,7 +229,30 @@ impl Layout {
         } else {
             0
         };
-        let mut layout = Layout { regions: Vec::new(), load_base, size: 0, limits, table_pages: 0 };
+        Layout::at(program, limits, load_base)
+    }
+
+    /// Lays out a program as another layout had it, with the load base that one had.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitError`].
+    ///
+    /// # Panics
+    ///
+    /// If the load base is none that [`Layout::new`] gives this program: see
+    /// [`Layout::accepts_load_base`].
+    pub fn at(program: &Program, limits: Limits, load_base: u64) -> Result<Layout, LimitError> {
+        limits.check()?;
+        assert!(Layout::accepts_load_base(program, load_base), "an impossible load base");
+        let mut layout = Layout {
+            regions: Vec::new(),
+            load_base,
+            size: 0,
+            limits,
+            table_pages: 0,
+            lent_tables: Gpa(0),
+        };
         // The tables move what comes after them, which may change how many tables that takes.
         loop {
             layout.place(program);
@@ -216,6 +262,20 @@ impl Layout {
             }
             layout.table_pages = tables as u64;
         }
+    }
+
+    /// Whether a program can be loaded there: in its place if it has one, otherwise on a page among
+    /// the addresses for position-independent ones.
+    pub fn accepts_load_base(program: &Program, load_base: u64) -> bool {
+        if !program.is_relocatable() {
+            return load_base == 0;
+        }
+        let extent = program.extent();
+        let start = load_base.wrapping_add(extent.start);
+        let end = start.checked_add(extent.end - extent.start);
+        start.is_multiple_of(PAGE_SIZE)
+            && start >= PIE_START
+            && end.is_some_and(|end| end <= PIE_END)
     }
 
     fn place(&mut self, program: &Program) {
@@ -237,6 +297,10 @@ impl Layout {
         let (end, gpa) = add(RegionKind::Stack, stack_start, next, stack, Protection::ReadWrite);
         let control = end.offset(PAGE_SIZE);
         let (end, gpa) = add(RegionKind::Control, control, gpa, PAGE_SIZE, Protection::ReadWrite);
+        let table = end.offset(PAGE_SIZE);
+        let (end, gpa) = add(RegionKind::MapTable, table, gpa, PAGE_SIZE, Protection::Read);
+        self.lent_tables = gpa;
+        let gpa = gpa.offset((LENT.end - LENT.start) / DIRECTORY_SPAN * PAGE_SIZE);
         let large = |gva: Gva, gpa: Gpa| {
             (
                 Gva(gva.offset(GUARD).0.next_multiple_of(LARGE_PAGE_SIZE)),
@@ -249,10 +313,20 @@ impl Layout {
         let (end, gpa) = add(RegionKind::Outgoing, gva, gpa, outgoing, Protection::ReadWrite);
         let (gva, gpa) = large(end, gpa);
         let (_, gpa) = add(RegionKind::Heap, gva, gpa, heap, Protection::ReadWrite);
-        self.size = gpa.0;
+        // Whole large pages, so that guests of one kind have windows of one size.
+        self.size = gpa.0.next_multiple_of(LARGE_PAGE_SIZE);
+        self.unmapped(RegionKind::Lent, Gva(LENT.start), LENT.end - LENT.start);
     }
 
     fn supervisor(&mut self, tables: u64) {
+        // The resume page is the guest's to read and run: it restores what only ring 3 can.
+        let resume = Some((RESUME_GPA, Protection::ReadExecute, Privilege::User));
+        self.regions.push(Region {
+            kind: RegionKind::Resume,
+            start: RESUME,
+            length: PAGE_SIZE,
+            backing: resume,
+        });
         for (kind, start, gpa, length, protection) in [
             (
                 RegionKind::Supervisor,
@@ -362,6 +436,23 @@ impl Layout {
         gpa.0..gpa.0 + region.length
     }
 
+    /// Where the directories of the lent mappings' addresses lie: one page a GiB, the last page
+    /// tables before the buffers.
+    pub fn lent_tables(&self) -> Range<u64> {
+        let pages = (LENT.end - LENT.start) / DIRECTORY_SPAN;
+        self.lent_tables.0..self.lent_tables.0 + pages * PAGE_SIZE
+    }
+
+    /// The first byte of guest memory that the guest may write to. What lies before it is the
+    /// supervisor, the page tables and the program's code and constants.
+    pub fn writable_from(&self) -> u64 {
+        let writable = |region: &Region| match region.backing {
+            Some((gpa, Protection::ReadWrite, Privilege::User)) => Some(gpa.0),
+            _ => None,
+        };
+        self.regions.iter().filter_map(writable).min().unwrap_or(self.size)
+    }
+
     /// What is added to the program's addresses; wraps for a program that starts high.
     pub fn load_base(&self) -> u64 {
         self.load_base
@@ -447,7 +538,7 @@ mod tests {
     #[test]
     fn the_largest_limits_fit_the_supervisors_table() {
         let layout = Layout::new(&program(&SMALL), Limits::MAX, 7).unwrap();
-        assert!(layout.table_pages + 3 <= 512, "{} tables", layout.table_pages);
+        assert!(layout.table_pages + 4 <= 512, "{} tables", layout.table_pages);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - [`load`]: the initial contents of guest memory;
 //! - [`signature`]: when a host's idea of a function agrees with the guest's;
 //! - [`mail`]: messages from the guest, checked;
+//! - [`batch`]: many calls in one message, and their results, checked;
 //! - [`fault`]: what a guest did wrong, from vector, error code and address;
 //! - [`registers`]: what a vCPU holds;
 //! - [`symbols`]: which function an address lies in.
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod batch;
 pub mod elf;
 pub mod fault;
 pub mod layout;

@@ -5,12 +5,12 @@
 //! [`glowbox_abi::AT_GLOWBOX`], points to the mailbox's control page; a program that does not know
 //! Glowbox ignores it.
 
-use glowbox_abi::mailbox::{BOOT_INFO_OFFSET, BootInfo};
+use glowbox_abi::mailbox::{BOOT_INFO_OFFSET, BootInfo, ENTROPY_OFFSET, Entropy};
 use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
 use crate::address::{Gpa, Gva, PAGE_SIZE};
 use crate::elf::Program;
-use crate::layout::{Layout, PAGE_TABLES_GPA, RegionKind};
+use crate::layout::{LENT, Layout, PAGE_TABLES_GPA, RegionKind};
 use crate::paging;
 
 /// Entries of the auxiliary vector, by their System V numbers.
@@ -36,6 +36,8 @@ pub struct Start<'a> {
     pub name: &'a str,
     /// Random bytes for the guest (`AT_RANDOM`).
     pub random: [u8; 16],
+    /// What the guest's random numbers are made of.
+    pub entropy: Entropy,
     /// Most verbose log level the host wants: 0 (nothing) to 5 (trace).
     pub log_level: u32,
     /// Bytes of text the host accepts in one log record.
@@ -59,11 +61,15 @@ pub struct Entry {
 /// If the memory is smaller than the layout, or the layout is another program's.
 pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Entry {
     let tables = range(layout.memory(RegionKind::PageTables));
-    paging::build(&layout.mappings(), &mut memory[tables], PAGE_TABLES_GPA)
+    let tables = &mut memory[tables];
+    paging::build(&layout.mappings(), tables, PAGE_TABLES_GPA)
         .expect("the layout counted its tables");
+    paging::link_directories(tables, PAGE_TABLES_GPA, Gva(LENT.start), layout.lent_tables())
+        .expect("the supervisor's addresses lie below the same table");
     segments(program, layout, memory);
     relocate(program, layout, memory);
     boot_info(layout, start, memory);
+    entropy(layout, &start.entropy, memory);
     let rip = Gva(program.entry().wrapping_add(layout.load_base()));
     Entry { rip, rsp: initial_stack(program, layout, start, memory) }
 }
@@ -137,10 +143,15 @@ fn boot_info(layout: &Layout, start: &Start<'_>, memory: &mut [u8]) {
         heap_address: address(RegionKind::Heap),
         heap_size: limits.heap,
         log_text_limit: start.log_text_limit,
-        reserved: 0,
+        map_table_address: address(RegionKind::MapTable),
     };
     let at = index(layout.memory(RegionKind::Control).start) + BOOT_INFO_OFFSET;
     memory[at..at + BootInfo::SIZE].copy_from_slice(&info.to_bytes());
+}
+
+fn entropy(layout: &Layout, entropy: &Entropy, memory: &mut [u8]) {
+    let at = index(layout.memory(RegionKind::Control).start) + ENTROPY_OFFSET;
+    memory[at..at + Entropy::SIZE].copy_from_slice(&entropy.to_bytes());
 }
 
 /// Writes the System V initial stack and returns the stack pointer.

@@ -18,6 +18,11 @@ impl Untrusted {
         Untrusted(value)
     }
 
+    /// The number as it is, to be shown.
+    pub fn claim(self) -> u64 {
+        self.0
+    }
+
     /// The number, if it is at most `limit` and fits a `usize`.
     pub fn at_most(self, limit: u64) -> Option<usize> {
         if self.0 <= limit { usize::try_from(self.0).ok() } else { None }
@@ -75,6 +80,10 @@ pub enum GuestMail {
         /// Where its text stands.
         text: Range<usize>,
     },
+    /// Results of a batch have to make room.
+    BatchFlush,
+    /// All calls of a batch are done.
+    BatchEnd,
 }
 
 /// How a guest function ended.
@@ -147,6 +156,8 @@ impl GuestMail {
             }
             FromGuestKind::OutOfMemory => GuestMail::OutOfMemory { requested: header.amount },
             FromGuestKind::StartError => GuestMail::StartError { text: message(&header, sizes)? },
+            FromGuestKind::BatchFlush => GuestMail::BatchFlush,
+            FromGuestKind::BatchEnd => GuestMail::BatchEnd,
         })
     }
 }
@@ -260,7 +271,7 @@ mod tests {
     #[test]
     fn boundary_values_never_lead_outside_the_buffer() {
         const WIDE: [u64; 9] = [0, 1, 15, 16, 0xfff, 0x1000, 0x1001, i64::MAX as u64, u64::MAX];
-        for kind in 0..9 {
+        for kind in 0..11 {
             for status in [0, 1, 2, 3, 4, 5, 6, u32::MAX] {
                 for (offset, length) in WIDE.iter().flat_map(|a| WIDE.iter().map(move |b| (*a, *b)))
                 {

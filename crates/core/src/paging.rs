@@ -119,6 +119,47 @@ pub fn build(mappings: &[Mapping], tables: &mut [u8], base: Gpa) -> Result<(), P
     Ok(())
 }
 
+/// Hangs page directories that lie elsewhere in guest memory into tables that [`build`] made: one
+/// for each GiB from `first` on, page after page from `directories` on.
+///
+/// # Errors
+///
+/// [`PagingError::Overlap`] if something is mapped in one of these GiB, [`PagingError::Full`] if the
+/// tables have no level above for them.
+pub fn link_directories(
+    tables: &mut [u8],
+    base: Gpa,
+    first: Gva,
+    directories: std::ops::Range<u64>,
+) -> Result<(), PagingError> {
+    let pages = tables.len() / PAGE;
+    let mut builder = Builder { tables, base, used: pages };
+    let mut gva = first;
+    let mut gpa = directories.start;
+    while gpa < directories.end {
+        let table = builder.table_for(gva, LEVELS - 2)?;
+        let slot = table + index_at(gva, LEVELS - 2) * 8;
+        if builder.entry(slot) != 0 {
+            return Err(PagingError::Overlap { gva });
+        }
+        builder.set(slot, gpa | PRESENT | WRITABLE | USER | ACCESSED);
+        gva = gva.offset(LARGE_PAGE_SIZE << LEVEL_BITS);
+        gpa += PAGE_SIZE;
+    }
+    Ok(())
+}
+
+/// Writes the entry of one large page, for reading only, into page directories that lie one after
+/// the other: the `index`th of all their entries.
+///
+/// # Panics
+///
+/// If the directories have no such entry.
+pub fn map_large_read_only(directories: &mut [u8], index: usize, gpa: Gpa) {
+    let entry = gpa.0 | PRESENT | USER | ACCESSED | LARGE | NO_EXECUTE;
+    directories[index * 8..index * 8 + 8].copy_from_slice(&entry.to_le_bytes());
+}
+
 /// A part of a mapping whose leaves all stand on one level.
 struct Piece {
     gva: Gva,

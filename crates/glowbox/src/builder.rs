@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use glowbox_core::elf::Function as Import;
 use glowbox_core::layout::Limits;
 use glowbox_core::signature::Signature;
 
-use crate::host_function::{HostFunction, Registered};
-use crate::instance::{Instance, Options};
+use crate::host_function::{self, HostFunction, Prototypes, Registered};
+use crate::instance::{Instance, Options, Own};
 use crate::log::{self, Log, LogLevel, LogLimits, LogRecord};
+use crate::randomness::Randomness;
+use crate::setup::{self, SetupOptions};
 use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Sandbox};
 
 /// Default limit of the guest's heap.
@@ -46,22 +49,61 @@ const MAX_LOG_TEXT: usize = 1 << 20;
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder {
     engine: Option<Engine>,
-    host_functions: BTreeMap<String, (Types, Registered)>,
-    registered_twice: Option<String>,
+    host_functions: HostFunctions,
     limits: Limits,
     deadline: Option<Duration>,
-    log_sink: log::Sink,
+    log_sink: Box<dyn log::Sink>,
     log_level: Option<LogLevel>,
     log_limits: LogLimits,
+    randomness: Randomness,
 }
 
 /// The types of a host function, as `std::any::type_name` gives them.
 type Types = (Vec<&'static str>, &'static str);
 
+/// Host functions by name, as they are registered.
+#[derive(Default)]
+pub(crate) struct HostFunctions {
+    functions: BTreeMap<String, (Types, Box<dyn Registered>)>,
+    registered_twice: Option<String>,
+}
+
+impl HostFunctions {
+    pub(crate) fn add<M: 'static, F: HostFunction<M>>(&mut self, name: String, function: F) {
+        let registered = (F::types(), host_function::erased(function));
+        if self.functions.insert(name.clone(), registered).is_some() {
+            self.registered_twice = Some(name);
+        }
+    }
+
+    /// Checks that no name comes twice.
+    fn check(&self) -> Result<(), Error> {
+        match &self.registered_twice {
+            Some(name) => {
+                let text = format!("host function `{name}` is registered twice");
+                Err(Error::new(ErrorKind::InvalidOption, text))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The functions, when it has been checked that each that the guest imports has the signature
+    /// that it declares; and if `all`, that none is missing.
+    pub(crate) fn checked(
+        self,
+        guest: &Guest,
+        all: bool,
+    ) -> Result<BTreeMap<String, Box<dyn Registered>>, Error> {
+        self.check()?;
+        check_imports(guest, &self.functions, all)?;
+        Ok(self.functions.into_iter().map(|(name, (_, function))| (name, function)).collect())
+    }
+}
+
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("host_functions", &self.host_functions.keys())
+            .field("host_functions", &self.host_functions.functions.keys())
             .field("limits", &self.limits)
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
@@ -72,8 +114,7 @@ impl Builder {
     pub(crate) fn new() -> Builder {
         Builder {
             engine: None,
-            host_functions: BTreeMap::new(),
-            registered_twice: None,
+            host_functions: HostFunctions::default(),
             limits: Limits {
                 heap: DEFAULT_MEMORY,
                 stack: DEFAULT_STACK,
@@ -84,6 +125,7 @@ impl Builder {
             log_sink: Box::new(log::to_tracing),
             log_level: Some(LogLevel::Info),
             log_limits: LogLimits::default(),
+            randomness: Randomness::default(),
         }
     }
 
@@ -99,17 +141,12 @@ impl Builder {
     /// guest's choice: check it. A panic in it does not unwind into the library: the call ends with
     /// [`ErrorKind::HostPanic`]. Nothing stops a host function that takes long; the call's deadline
     /// is checked when it returns.
-    pub fn host_function<M>(
+    pub fn host_function<M: 'static>(
         mut self,
         name: impl Into<String>,
-        mut function: impl HostFunction<M>,
+        function: impl HostFunction<M>,
     ) -> Builder {
-        let name = name.into();
-        let types = types_of(&function);
-        let registered: Registered = Box::new(move |invocation| function.invoke(invocation));
-        if self.host_functions.insert(name.clone(), (types, registered)).is_some() {
-            self.registered_twice = Some(name);
-        }
+        self.host_functions.add(name.into(), function);
         self
     }
 
@@ -157,9 +194,13 @@ impl Builder {
 
     /// Hands the guest's log records to `sink` instead of `tracing`.
     ///
-    /// It runs on the calling thread while the guest is stopped. If it panics, the call ends with
+    /// It runs on the calling thread while the guest is stopped. Sandboxes that are spawned from a
+    /// snapshot get a copy of it. If it panics, the call ends with
     /// [`ErrorKind::HostPanic`].
-    pub fn log_sink(mut self, sink: impl FnMut(&LogRecord<'_>) + Send + 'static) -> Builder {
+    pub fn log_sink(
+        mut self,
+        sink: impl FnMut(&LogRecord<'_>) + Clone + Send + 'static,
+    ) -> Builder {
         self.log_sink = Box::new(sink);
         self
     }
@@ -174,6 +215,33 @@ impl Builder {
     /// Limits how much the guest may write to the log.
     pub fn log_limits(mut self, limits: LogLimits) -> Builder {
         self.log_limits = limits;
+        self
+    }
+
+    /// Makes everything that is random about the sandbox follow from `seed`: the guest's random
+    /// numbers, the bytes of `AT_RANDOM`, and the address at which the program is loaded. Without
+    /// this, the seeds are the operating system's, and no two sandboxes are alike.
+    ///
+    /// The same guest with the same options and the same calls then gives the same results; and the
+    /// same snapshot with the same inputs the same outputs, in every sandbox made from it and after
+    /// every reset. It is meant for tests, for replaying a run, and for guests that have to agree.
+    /// Random numbers that anyone can compute are no good for keys. What follows from a seed may
+    /// change with the version of this library.
+    ///
+    /// It can't cover what does not come from the library: host functions answer as they like, a
+    /// guest that executes `rdtsc`, `rdrand`, `rdseed` or `cpuid` by itself sees the machine it is
+    /// on, and a deadline or an interrupt ends a call wherever it happens to be.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), glowbox::Error> {
+    /// let mut one = glowbox::Sandbox::builder().deterministic(7).build("dice.elf")?;
+    /// let mut two = glowbox::Sandbox::builder().deterministic(7).build("dice.elf")?;
+    /// assert_eq!(one.call::<_, u64>("roll", ())?, two.call::<_, u64>("roll", ())?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deterministic(mut self, seed: u64) -> Builder {
+        self.randomness = Randomness::Fixed(seed);
         self
     }
 
@@ -197,33 +265,33 @@ impl Builder {
         })?;
         self.check_options()?;
         let guest = guest.into_guest()?;
-        check_imports(&guest, &self.host_functions)?;
+        let mut given = self.host_functions.checked(&guest, true)?;
         let engine = match self.engine {
             Some(engine) => engine,
             None => Engine::shared()?,
         };
-        let functions = self.host_functions.into_iter();
-        let options = Options {
-            limits: self.limits,
-            deadline: self.deadline,
-            host_functions: functions.map(|(name, (_, function))| (name, function)).collect(),
+        let (names, _) = setup::slots(&guest);
+        let prototypes = names.iter().map(|name| given.remove(&**name)).collect();
+        let prototypes = Arc::new(Prototypes::new(prototypes));
+        let own = Own {
+            functions: prototypes.copies(),
+            prototypes,
             log: Log::new(self.log_sink, self.log_limits, self.log_level),
+            deadline: self.deadline,
+        };
+        let setup = SetupOptions {
+            randomness: self.randomness,
             log_level: self.log_level.map_or(0, |level| level as u32),
             log_text_limit: self.log_limits.text as u64,
         };
+        let options = Options { limits: self.limits, own, setup };
         Instance::boot(&engine, guest, options).map(Sandbox::new)
     }
 
     fn check_options(&self) -> Result<(), Error> {
         let invalid = |text: String| Err(Error::new(ErrorKind::InvalidOption, text));
-        if let Some(name) = &self.registered_twice {
-            return invalid(format!("host function `{name}` is registered twice"));
-        }
-        if self.deadline == Some(Duration::ZERO) {
-            return invalid(
-                "the deadline is zero, which no call could meet; see no_deadline".into(),
-            );
-        }
+        self.host_functions.check()?;
+        check_deadline(self.deadline)?;
         if self.log_limits.records_per_second == 0 {
             let text = "no log records at all are allowed; to turn the log off, see log_level";
             return invalid(text.into());
@@ -238,17 +306,26 @@ impl Builder {
     }
 }
 
-fn types_of<M, F: HostFunction<M>>(_: &F) -> Types {
-    F::types()
+pub(crate) fn check_deadline(deadline: Option<Duration>) -> Result<(), Error> {
+    if deadline == Some(Duration::ZERO) {
+        let text = "the deadline is zero, which no call could meet; see no_deadline";
+        return Err(Error::new(ErrorKind::InvalidOption, text));
+    }
+    Ok(())
 }
 
-/// Checks that everything the guest imports is registered, with the same signature.
+/// Checks that what the guest imports is registered with the same signature, and if `all`, that
+/// none is missing.
 fn check_imports(
     guest: &Guest,
-    registered: &BTreeMap<String, (Types, Registered)>,
+    registered: &BTreeMap<String, (Types, Box<dyn Registered>)>,
+    all: bool,
 ) -> Result<(), Error> {
     for Import { name, signature, .. } in guest.program().imports() {
         let Some(((parameters, result), _)) = registered.get(name) else {
+            if !all {
+                continue;
+            }
             let text = format!(
                 "guest `{}` asks for the host function `{name}{signature}`, which is not \
                  registered; add it with Builder::host_function",

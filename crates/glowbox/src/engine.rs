@@ -2,14 +2,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use glowbox_machine::interrupt::{InstalledSignal, default_signal, install};
+use glowbox_machine::interrupt::{default_signal, install};
 use glowbox_machine::kvm::Kvm;
 
+use crate::pool::{Pool, PoolLimits};
 use crate::watchdog::Watchdog;
 use crate::{Error, ErrorKind};
 
-/// What sandboxes share: the hypervisor, the signal that stops running guests, and the thread that
-/// enforces deadlines.
+/// How much an engine's pool keeps, unless it is told otherwise.
+const DEFAULT_POOL: PoolLimits = PoolLimits { shells: 16, pages: (32 << 20) / glowbox_mem::PAGE };
+
+/// What sandboxes share: the hypervisor, a pool of VMs, the signal that stops running guests, and the
+/// thread that enforces deadlines.
 ///
 /// Most programs never name it: sandboxes that are built without one share a default engine, which
 /// is opened when the first of them is built. Cloning is cheap.
@@ -30,10 +34,7 @@ pub struct Engine {
 
 #[derive(Debug)]
 struct Inner {
-    kvm: Kvm,
-    signal: InstalledSignal,
-    watchdog: Watchdog,
-    process: u32,
+    pool: Arc<Pool>,
 }
 
 impl Engine {
@@ -48,7 +49,7 @@ impl Engine {
 
     /// Chooses options.
     pub fn builder() -> EngineBuilder {
-        EngineBuilder { signal: default_signal() }
+        EngineBuilder { signal: default_signal(), pool: DEFAULT_POOL }
     }
 
     /// The engine of sandboxes that do not name one. It stays open until the process ends.
@@ -71,23 +72,24 @@ impl Engine {
     /// Checks that the process is the one that opened the engine: a fork has neither its thread
     /// nor the right to its VMs.
     pub(crate) fn check_process(&self) -> Result<(), Error> {
-        if self.inner.process == std::process::id() {
+        if self.inner.pool.is_ours() {
             return Ok(());
         }
         let text = "the engine was opened before this process was forked; open another one in it";
         Err(Error::new(ErrorKind::Hypervisor, text))
     }
 
-    pub(crate) fn kvm(&self) -> &Kvm {
-        &self.inner.kvm
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.inner.pool
     }
 
-    pub(crate) fn signal(&self) -> InstalledSignal {
-        self.inner.signal
+    /// How many VMs stand idle in the engine's pool.
+    pub fn idle_shells(&self) -> usize {
+        self.inner.pool.idle()
     }
 
     pub(crate) fn watchdog(&self) -> &Watchdog {
-        &self.inner.watchdog
+        self.inner.pool.watchdog()
     }
 }
 
@@ -103,6 +105,7 @@ impl Engine {
 #[derive(Debug, Clone)]
 pub struct EngineBuilder {
     signal: i32,
+    pool: PoolLimits,
 }
 
 impl EngineBuilder {
@@ -116,6 +119,27 @@ impl EngineBuilder {
     #[must_use]
     pub fn interrupt_signal(mut self, signal: i32) -> EngineBuilder {
         self.signal = signal;
+        self
+    }
+
+    /// Most VMs that stand idle, waiting for the next sandbox; 16 by default. With 0 every sandbox makes a
+    /// VM of its own, and destroys it when it is dropped.
+    ///
+    /// An idle VM takes some hundred KiB in the kernel, and the memory of
+    /// [`EngineBuilder::kept_memory`].
+    #[must_use]
+    pub fn pool_size(mut self, shells: usize) -> EngineBuilder {
+        self.pool.shells = shells;
+        self
+    }
+
+    /// Most bytes of its own that a sandbox keeps when it is reset, or its VM when it waits in the
+    /// pool, so that the next use does not fault on every page that it writes; 32 MiB by default. What
+    /// a guest has written beyond that is given back at once, as are pages that it has not written
+    /// for a while.
+    #[must_use]
+    pub fn kept_memory(mut self, bytes: usize) -> EngineBuilder {
+        self.pool.pages = bytes / glowbox_mem::PAGE;
         self
     }
 
@@ -134,7 +158,7 @@ impl EngineBuilder {
             let text = "the thread that enforces deadlines can't be started";
             Error::with_source(ErrorKind::Hypervisor, text, error)
         })?;
-        let process = std::process::id();
-        Ok(Engine { inner: Arc::new(Inner { kvm, signal, watchdog, process }) })
+        let pool = Pool::new(kvm, signal, watchdog, self.pool);
+        Ok(Engine { inner: Arc::new(Inner { pool: Arc::new(pool) }) })
     }
 }

@@ -92,6 +92,9 @@ pub enum ErrorKind {
     Deadline,
     /// The call was interrupted. The sandbox is spent.
     Interrupted,
+    /// A file that the guest's memory lies in, or that was lent to it, has been cut short. The
+    /// sandbox is spent.
+    MemoryLost,
     /// The guest broke the rules of the mailbox. The sandbox is spent.
     Protocol,
     /// A host function panicked. The sandbox is spent.
@@ -198,7 +201,7 @@ impl Error {
 
     pub(crate) fn spent(by: &Error) -> Error {
         let text = format!(
-            "the sandbox is spent and can't be called any more: {by}. Build another sandbox"
+            "the sandbox is spent and can't be called any more: {by}. Reset it, or build another"
         );
         Error::build(ErrorKind::Spent, text, Some(Box::new(by.clone())), Detail::None)
     }

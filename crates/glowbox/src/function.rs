@@ -187,4 +187,59 @@ impl<A: Arguments, R: DeserializeOwned> Function<A, R> {
         let target = self.target(instance)?;
         instance.call(target, &arguments, options)
     }
+
+    /// Calls the function once for each of `inputs`, in order, and gives the results in that order.
+    ///
+    /// The calls share entries into the guest: one for all of them as long as arguments and results
+    /// fit the messages, and as many as it takes when they do not. So the cost of an entry, which is
+    /// most of what a short call costs, is paid once. Otherwise each is a call like any other: it may
+    /// use host functions, return an error, or have arguments that do not fit, and the others go on.
+    ///
+    /// Up to half of what [`Builder::message_size`](crate::Builder::message_size) allows is filled
+    /// with arguments at a time, so a host function's reply has the other half; what needs more goes
+    /// as a single call. A deadline holds for each entry as a whole, and so for many calls together:
+    /// choose it accordingly, with [`Function::call_many_with`].
+    ///
+    /// ```no_run
+    /// # fn example(sandbox: &mut glowbox::Sandbox) -> Result<(), glowbox::Error> {
+    /// let length = sandbox.function::<(&str,), u32>("length")?;
+    /// let lines = ["one", "two", "three"];
+    /// let results = length.call_many(sandbox, lines.map(|line| (line,)));
+    /// let lengths: Vec<u32> = results.into_iter().collect::<Result<_, _>>()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Each result has its own, as [`Function::call`]. When a call spends the sandbox, its result
+    /// says by what; the results before it stand, and those after it are
+    /// [`Spent`](ErrorKind::Spent). A panic in the `Deserialize` of a result spends the sandbox too
+    /// ([`HostPanic`](ErrorKind::HostPanic)), since there may be results after it.
+    pub fn call_many(
+        &self,
+        sandbox: &mut Sandbox,
+        inputs: impl IntoIterator<Item = A>,
+    ) -> Vec<Result<R, Error>> {
+        self.call_many_with(&CallOptions::default(), sandbox, inputs)
+    }
+
+    /// As [`Function::call_many`], with options, which hold for each entry.
+    ///
+    /// # Errors
+    ///
+    /// As [`Function::call_many`].
+    pub fn call_many_with(
+        &self,
+        options: &CallOptions,
+        sandbox: &mut Sandbox,
+        inputs: impl IntoIterator<Item = A>,
+    ) -> Vec<Result<R, Error>> {
+        let inputs = inputs.into_iter();
+        let instance = sandbox.instance_mut();
+        match self.target(instance) {
+            Ok(target) => instance.call_many(target, inputs, options),
+            Err(error) => inputs.map(|_| Err(error.clone())).collect(),
+        }
+    }
 }

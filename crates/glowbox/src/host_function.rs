@@ -2,8 +2,10 @@
 
 use std::any::type_name;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use glowbox_abi::wire::{self, WireError};
 use serde::de::DeserializeOwned;
@@ -115,7 +117,7 @@ impl Caller<'_> {
         name: &str,
         arguments: A,
     ) -> Result<R, Error> {
-        let target = self.instance.resolve::<A, R>(name)?;
+        let target = self.instance.setup().resolve::<A, R>(name)?;
         self.instance.call_nested(&target, &arguments)
     }
 
@@ -138,6 +140,10 @@ impl Caller<'_> {
 /// (owned ones), preceded by `&mut Caller<'_>` if it wants to call back, and a result that
 /// implements `Serialize`, `Result` included.
 ///
+/// It is cloned: each sandbox that is spawned from a snapshot gets the closure as it was when it was
+/// registered, so what a closure keeps in its own variables is each sandbox's own. What is to be
+/// shared goes into an `Arc`; so does what can't be cloned.
+///
 /// `M` is an artefact of type inference; leave it to the compiler.
 ///
 /// ```no_run
@@ -154,11 +160,11 @@ impl Caller<'_> {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be registered as a host function",
-    note = "a host function is a closure that is `FnMut + Send + 'static`, with up to twelve \
+    note = "a host function is a closure that is `FnMut + Clone + Send + 'static`, with up to twelve \
             parameters of owned types that implement `Deserialize` (`String`, not `&str`), before \
             them `&mut Caller<'_>` if it calls back, and a result that implements `Serialize`"
 )]
-pub trait HostFunction<M>: Send + 'static {
+pub trait HostFunction<M>: Clone + Send + 'static {
     /// The parameters' types and the result's, as `std::any::type_name` gives them.
     #[doc(hidden)]
     fn types() -> (Vec<&'static str>, &'static str);
@@ -219,7 +225,73 @@ pub(crate) fn contain<T>(code: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// A host function whose types have been erased.
-pub(crate) type Registered = Box<dyn FnMut(Invocation<'_>) -> Outcome + Send>;
+pub(crate) trait Registered: Send {
+    /// Decodes, calls, encodes.
+    fn invoke(&mut self, invocation: Invocation<'_>) -> Outcome;
+
+    /// Another one, in the state that this one is in.
+    fn another(&self) -> Box<dyn Registered>;
+}
+
+/// A closure with the type that says how to call it.
+struct Typed<F, M> {
+    function: F,
+    _form: PhantomData<fn() -> M>,
+}
+
+impl<M: 'static, F: HostFunction<M>> Registered for Typed<F, M> {
+    fn invoke(&mut self, invocation: Invocation<'_>) -> Outcome {
+        self.function.invoke(invocation)
+    }
+
+    fn another(&self) -> Box<dyn Registered> {
+        erased(self.function.clone())
+    }
+}
+
+/// Erases a host function's types.
+pub(crate) fn erased<M: 'static, F: HostFunction<M>>(function: F) -> Box<dyn Registered> {
+    Box::new(Typed { function, _form: PhantomData })
+}
+
+impl Drop for Prototypes {
+    fn drop(&mut self) {
+        let functions = self.functions.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for function in functions.drain(..) {
+            if contain(|| drop(function)).is_err() {
+                tracing::warn!(target: "glowbox", "a host function panicked when it was dropped");
+            }
+        }
+    }
+}
+
+/// Host functions as they were registered, for the sandboxes to come: each gets copies.
+pub(crate) struct Prototypes {
+    /// One for each slot; `None` where nothing is registered.
+    functions: Mutex<Vec<Option<Box<dyn Registered>>>>,
+}
+
+impl Prototypes {
+    pub(crate) fn new(functions: Vec<Option<Box<dyn Registered>>>) -> Prototypes {
+        Prototypes { functions: Mutex::new(functions) }
+    }
+
+    /// Puts a copy where there is none: of a function that panicked, and was dropped.
+    pub(crate) fn replace(&self, functions: &mut [Option<Box<dyn Registered>>]) {
+        let prototypes = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        for (function, prototype) in functions.iter_mut().zip(&*prototypes) {
+            if function.is_none() {
+                *function = prototype.as_ref().map(|of| of.another());
+            }
+        }
+    }
+
+    /// A copy of each.
+    pub(crate) fn copies(&self) -> Vec<Option<Box<dyn Registered>>> {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        functions.iter().map(|function| function.as_ref().map(|of| of.another())).collect()
+    }
+}
 
 /// Tells the two forms of closures apart.
 #[doc(hidden)]
@@ -243,7 +315,7 @@ macro_rules! closure {
     ($form:ident, [$($first:ty,)?], [$($caller:ident,)?], $($param:ident $argument:ident)*) => {
         impl<Fun, Res, $($param),*> HostFunction<($form, ($($param,)*), Res)> for Fun
         where
-            Fun: FnMut($($first,)? $($param),*) -> Res + Send + 'static,
+            Fun: FnMut($($first,)? $($param),*) -> Res + Clone + Send + 'static,
             Res: Serialize,
             $($param: DeserializeOwned,)*
         {

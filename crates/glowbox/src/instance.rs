@@ -3,8 +3,6 @@
 //! Everything here that reads guest memory goes through [`GuestMail::check`]: what comes out of it
 //! are ranges inside the outgoing buffer. The guest does not run while the host looks at them.
 
-use std::any::type_name;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,167 +10,93 @@ use std::time::Duration;
 use glowbox_abi::mailbox::{
     FROM_GUEST_OFFSET, FromGuest, ReplyStatus, TO_GUEST_OFFSET, ToGuest, ToGuestKind,
 };
-use glowbox_abi::wire::{self, WireError};
-use glowbox_core::layout::{Layout, Limits, RegionKind};
-use glowbox_core::load::{self, Start};
-use glowbox_core::mail::{GuestMail, MailboxSizes, Return};
-use glowbox_core::signature::ResultMatch;
+use glowbox_core::layout::Limits;
+use glowbox_core::mail::{GuestMail, Return};
+use glowbox_core::registers::CpuState;
+use glowbox_machine::Exit;
 use glowbox_machine::interrupt::RunControl;
-use glowbox_machine::kvm::KvmMachine;
-use glowbox_machine::{Exit, Machine};
-use glowbox_mem::GuestMemory;
 use serde::de::DeserializeOwned;
 
 use crate::function::Target;
-use crate::host_function::{Invocation, Outcome, Registered, contain};
-use crate::log::{Log, misleads};
-use crate::{Arguments, CallOptions, Engine, Error, ErrorKind, Guest, GuestPanic, Stats};
+use crate::host_function::{Invocation, Outcome, Prototypes, Registered, contain};
+use crate::log::Log;
+use crate::pool::Lease;
+use crate::setup::{Setup, SetupOptions};
+use crate::snapshot::Captured;
+use crate::{Arguments, CallOptions, Error, ErrorKind, Guest, GuestPanic, Stats};
 
+mod batch;
 mod exits;
+mod lent;
+mod life;
+mod outcome;
+
+use batch::Batch;
+pub(crate) use life::Own;
 
 /// How deep calls from host functions into the guest may nest.
 const MAX_NESTING: u32 = 16;
-/// Time for the start-up where calls have no deadline: nobody could interrupt it.
-const START_DEADLINE: Duration = Duration::from_secs(10);
-/// Longest text of a guest's panic or error that is kept, in bytes.
-const MAX_TEXT: usize = 16 << 10;
 
-/// What an instance is made with.
+/// What an instance is built with.
 pub(crate) struct Options {
     pub(crate) limits: Limits,
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) host_functions: HashMap<String, Registered>,
-    pub(crate) log: Log,
-    pub(crate) log_level: u32,
-    pub(crate) log_text_limit: u64,
-}
-
-/// A host function that the guest imports; absent while it runs.
-struct Slot {
-    name: Arc<str>,
-    function: Option<Registered>,
+    pub(crate) own: Own,
+    pub(crate) setup: SetupOptions,
 }
 
 /// A booted guest in its machine.
 ///
 /// `Caller` and `Invocation` lend it to host functions.
 pub(crate) struct Instance {
-    machine: Box<dyn Machine>,
-    engine: Engine,
-    guest: Guest,
-    layout: Layout,
-    places: Places,
-    slots: Vec<Slot>,
-    /// Numbers of imported functions, ascending, and their slots.
-    imports: Vec<(u32, usize)>,
+    // Dropped first: the machine goes back to the pool while its image is known.
+    lease: Lease,
+    setup: Arc<Setup>,
+    origin: Origin,
+    /// The generation of random numbers that the guest draws now.
+    generation: u64,
+    /// One for each import's slot; absent while it runs.
+    functions: Vec<Option<Box<dyn Registered>>>,
+    prototypes: Arc<Prototypes>,
+    loans: lent::Loans,
     log: Log,
     deadline: Option<Duration>,
     /// The time that the running call is allowed.
     allowed: Option<Duration>,
-    resolved: HashMap<String, Vec<Resolved>>,
     /// Why it can't be called any more.
     spent: Option<Error>,
     /// First offset in the incoming buffer that the guest does not borrow.
     incoming_free: usize,
     nesting: u32,
+    /// The batch under way.
+    batch: Option<Batch>,
     stats: Stats,
+    /// What the machine had counted when this instance got it.
+    machine_before: MachineStats,
 }
 
-/// Where in guest memory the mailbox lies.
-struct Places {
-    control: usize,
-    incoming: Range<usize>,
-    outgoing: Range<usize>,
-    sizes: MailboxSizes,
+/// Where an instance goes back to. Its memory is what the machine's window remembers.
+struct Origin {
+    state: Arc<CpuState>,
+    /// The generation of random numbers that the memory is of.
+    generation: u64,
+    /// The snapshot, if it is one.
+    snapshot: Option<Arc<Captured>>,
 }
 
-/// A name that has been checked against a pair of types before.
-struct Resolved {
-    arguments: &'static str,
-    result: &'static str,
-    target: Target,
+/// What a machine counts.
+#[derive(Clone, Copy)]
+struct MachineStats {
+    entries: u64,
+    guest_time: Duration,
+}
+
+impl MachineStats {
+    fn of(lease: &Lease) -> MachineStats {
+        MachineStats { entries: lease.entries(), guest_time: lease.guest_time() }
+    }
 }
 
 impl Instance {
-    /// Makes the machine, loads the guest and runs its start-up.
-    pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
-        engine.check_process()?;
-        let random = || {
-            getrandom::u64().map_err(|error| {
-                let text = "the system gives no random numbers".to_string();
-                Error::with_source(ErrorKind::Io, text, error)
-            })
-        };
-        let layout = Layout::new(guest.program(), options.limits, random()?).map_err(|error| {
-            Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
-        })?;
-        let mut memory = GuestMemory::new(layout.size()).map_err(|error| {
-            let text = format!("{error}; lower the limits, or allow this process more");
-            Error::with_source(ErrorKind::Hypervisor, text, error)
-        })?;
-        let mut seed = [0; 16];
-        seed[..8].copy_from_slice(&random()?.to_le_bytes());
-        seed[8..].copy_from_slice(&random()?.to_le_bytes());
-        let start = Start {
-            name: guest.name(),
-            random: seed,
-            log_level: options.log_level,
-            log_text_limit: options.log_text_limit,
-        };
-        for part in load::written(guest.program(), &layout) {
-            memory.populate(part);
-        }
-        let entry = load::load(guest.program(), &layout, &start, memory.bytes_mut());
-        let machine = KvmMachine::new(engine.kvm(), memory, entry, engine.signal())
-            .map_err(Error::of_machine)?;
-        engine.watchdog().watch(machine.control());
-        let (slots, imports) = slots(&guest, options.host_functions);
-        let mut instance = Instance {
-            machine: Box::new(machine),
-            engine: engine.clone(),
-            places: Places::of(&layout),
-            guest,
-            layout,
-            slots,
-            imports,
-            log: options.log,
-            deadline: options.deadline,
-            allowed: None,
-            resolved: HashMap::new(),
-            spent: None,
-            incoming_free: 0,
-            nesting: 0,
-            stats: Stats::default(),
-        };
-        instance.start()?;
-        Ok(instance)
-    }
-
-    /// Runs the guest until it says that it is ready.
-    fn start(&mut self) -> Result<(), Error> {
-        let allowed = self.deadline.unwrap_or(START_DEADLINE);
-        let ended = self.timed(Some(allowed), |instance| match instance.run()? {
-            GuestMail::Ready => Ok(()),
-            GuestMail::StartError { text } => {
-                let text = format!(
-                    "the start-up function of guest `{}` returned an error: {}",
-                    instance.guest.name(),
-                    instance.text(text)
-                );
-                Err(Error::new(ErrorKind::Start, text))
-            }
-            other => Err(out_of_turn(&other)),
-        });
-        ended.map_err(|error| match error.kind() {
-            ErrorKind::Deadline => {
-                let name = self.guest.name();
-                let text = format!("the start-up of guest `{name}` took longer than {allowed:?}");
-                Error::new(ErrorKind::Deadline, text)
-            }
-            _ => error,
-        })
-    }
-
     /// Runs `body` as one call: with a deadline, and open to interruption.
     fn timed<T>(
         &mut self,
@@ -180,9 +104,9 @@ impl Instance {
         body: impl FnOnce(&mut Instance) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.allowed = allowed;
-        let watchdog = self.engine.watchdog();
+        let watchdog = self.setup.engine.watchdog();
         let deadline = watchdog.deadline(allowed);
-        self.machine.control().begin(deadline);
+        self.lease.control().begin(deadline);
         watchdog.expect(deadline);
         // Host functions are contained where they are called; this is for whatever else may panic
         // while a call is under way, so that no state says that it still is.
@@ -190,12 +114,17 @@ impl Instance {
             let text = format!("the host panicked during the call: {message}");
             Err(Error::new(ErrorKind::HostPanic, text))
         });
-        self.machine.control().end();
+        self.lease.control().end();
         result.map_err(|error| self.spend(error))
     }
 
     fn spend(&mut self, error: Error) -> Error {
         self.spent.get_or_insert(error).clone()
+    }
+
+    /// Marks it spent by an error of its own, whatever it was before.
+    fn spend_anew(&mut self, error: Error) -> Error {
+        self.spent.insert(error).clone()
     }
 
     /// Calls a function from outside.
@@ -205,14 +134,20 @@ impl Instance {
         arguments: &A,
         options: &CallOptions,
     ) -> Result<R, Error> {
+        let allowed = self.allowed_by(options)?;
+        let length = self.prepare(target, arguments)?;
+        let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
+        self.finish(target, returned)
+    }
+
+    /// The time that a call with these options is allowed.
+    fn allowed_by(&self, options: &CallOptions) -> Result<Option<Duration>, Error> {
         let allowed = options.deadline_or(self.deadline);
         if allowed == Some(Duration::ZERO) {
             let text = "the call's deadline is zero, which no call could meet";
             return Err(Error::new(ErrorKind::InvalidOption, text));
         }
-        let length = self.prepare(target, arguments)?;
-        let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
-        self.finish(target, returned)
+        Ok(allowed)
     }
 
     /// Calls a function from a host function, while the guest waits for that one.
@@ -244,20 +179,7 @@ impl Instance {
         }
         let free = self.incoming_free;
         let space = &mut self.incoming_mut()[free..];
-        arguments.encode(space).map_err(|error| match error {
-            WireError::TooLarge { needed, space } => {
-                let text = format!(
-                    "the arguments of `{}` take {needed} bytes, but a message has room for \
-                     {space}; see Builder::message_size",
-                    target.name
-                );
-                Error::new(ErrorKind::MessageTooLarge, text)
-            }
-            error => {
-                let text = format!("the arguments of `{}` {error}", target.name);
-                Error::with_source(ErrorKind::BadArguments, text, error)
-            }
-        })
+        arguments.encode(space).map_err(|error| outcome::not_encoded(target, error))
     }
 
     /// Enters the guest for a function whose arguments have been written, and comes back when the
@@ -271,9 +193,13 @@ impl Instance {
             length: length as u64,
             ..ToGuest::default()
         });
-        match self.run()? {
-            GuestMail::Return(returned) => Ok(returned),
-            other => Err(out_of_turn(&other)),
+        loop {
+            match self.run()? {
+                GuestMail::Return(returned) => return Ok(returned),
+                // From inside a batch, of which an item waits for this call.
+                GuestMail::BatchFlush if self.batch.is_some() => self.set_results_aside()?,
+                other => return Err(out_of_turn(&other)),
+            }
         }
     }
 
@@ -283,70 +209,17 @@ impl Instance {
         target: &Target,
         returned: Return,
     ) -> Result<R, Error> {
-        let name = &target.name;
-        match returned {
-            Return::Value(range) => self.decode(target, range),
-            Return::Error { text, payload } => {
-                let payload = &self.outgoing()[payload];
-                if target.result == ResultMatch::Same
-                    && let Ok(result) = wire::decode_all(payload)
-                {
-                    // The caller asked for the whole `Result`.
-                    return Ok(result);
-                }
-                Err(Error::of_guest(name, &self.text(text), payload.to_vec()))
-            }
-            Return::BadArguments => {
-                let text = format!(
-                    "guest function `{name}` could not decode its arguments: a type of the same \
-                     name has another structure there, or uses a serde attribute that needs a \
-                     self-describing format (untagged, tag, flatten, skip_serializing_if)"
-                );
-                Err(Error::new(ErrorKind::BadArguments, text))
-            }
-            Return::TooLarge { needed } => {
-                let text = format!(
-                    "the result of guest function `{name}` takes {needed} bytes, but a message has \
-                     room for {}; see Builder::message_size",
-                    self.places.sizes.outgoing
-                );
-                Err(Error::new(ErrorKind::MessageTooLarge, text))
-            }
-        }
-    }
-
-    fn decode<R: DeserializeOwned>(
-        &mut self,
-        target: &Target,
-        range: Range<usize>,
-    ) -> Result<R, Error> {
-        let bytes = &self.outgoing()[range];
-        let decoded = match (target.result, bytes.split_first()) {
-            (ResultMatch::Same, _) => wire::decode_all(bytes),
-            (ResultMatch::OkOf, Some((0, value))) => wire::decode_all(value),
-            // An `Err` that came as a plain value, since the guest named its `Result` otherwise.
-            (ResultMatch::OkOf, Some((1, _))) => {
-                let text = "(an error without a text)";
-                return Err(Error::of_guest(&target.name, text, bytes.to_vec()));
-            }
-            (ResultMatch::OkOf, _) => {
-                Err(WireError::Malformed { reason: "neither a value nor an error".into() })
-            }
-        };
-        decoded.map_err(|error| {
-            let text = format!(
-                "the result of guest function `{}` is not a `{}`: it {error}",
-                target.name,
-                type_name::<R>()
-            );
-            self.spend(Error::with_source(ErrorKind::Protocol, text, error))
+        let value = outcome::value(target, returned, self.outgoing());
+        value.map_err(|error| match error.kind() {
+            ErrorKind::Protocol => self.spend(error),
+            _ => error,
         })
     }
 
     /// Runs the guest until it says something that is for the caller.
     fn run(&mut self) -> Result<GuestMail, Error> {
         loop {
-            let exit = self.machine.run().map_err(Error::of_machine)?;
+            let exit = self.lease.run().map_err(Error::of_machine)?;
             if exit != Exit::CalledOut {
                 return Err(self.ended_by(exit));
             }
@@ -361,7 +234,7 @@ impl Instance {
                     return Err(Error::of_panic(GuestPanic { message, location }));
                 }
                 GuestMail::OutOfMemory { requested } => {
-                    return Err(Error::out_of_memory(requested, self.layout.limits().heap));
+                    return Err(Error::out_of_memory(requested, self.setup.layout.limits().heap));
                 }
                 other => return Ok(other),
             }
@@ -369,16 +242,15 @@ impl Instance {
     }
 
     fn mail(&self) -> Result<GuestMail, Error> {
-        let at = self.places.control + FROM_GUEST_OFFSET;
-        let bytes = self.machine.memory()[at..].first_chunk();
+        let at = self.setup.places.control + FROM_GUEST_OFFSET;
+        let bytes = self.lease.memory()[at..].first_chunk();
         let bytes: &[u8; FromGuest::SIZE] = bytes.expect("the control page lies in memory");
-        GuestMail::check(bytes, self.places.sizes)
-            .map_err(|error| Error::with_source(ErrorKind::Protocol, error.to_string(), error))
+        GuestMail::check(bytes, self.setup.places.sizes).map_err(outcome::violation)
     }
 
     fn tell(&mut self, header: &ToGuest) {
-        let at = self.places.control + TO_GUEST_OFFSET;
-        let bytes = &mut self.machine.memory_mut()[at..at + ToGuest::SIZE];
+        let at = self.setup.places.control + TO_GUEST_OFFSET;
+        let bytes = &mut self.lease.memory_mut()[at..at + ToGuest::SIZE];
         bytes.copy_from_slice(&header.to_bytes());
     }
 
@@ -396,22 +268,24 @@ impl Instance {
             length: length as u64,
             ..ToGuest::default()
         };
-        let Ok(found) = self.imports.binary_search_by_key(&number, |(number, _)| *number) else {
+        let imports = &self.setup.imports;
+        let Ok(found) = imports.binary_search_by_key(&number, |(number, _)| *number) else {
             return Ok(reply(ReplyStatus::NotRegistered, 0));
         };
-        let slot = self.imports[found].1;
-        let Some(mut function) = self.slots[slot].function.take() else {
+        let slot = imports[found].1;
+        let Some(mut function) = self.functions[slot].take() else {
             return Ok(reply(ReplyStatus::Busy, 0));
         };
         self.stats.host_calls += 1;
         let outer_free = std::mem::replace(&mut self.incoming_free, reply_offset);
         let outer_nesting = self.nesting;
-        let outcome = contain(|| function(Invocation { instance: self, arguments, reply_offset }));
+        let outcome =
+            contain(|| function.invoke(Invocation { instance: self, arguments, reply_offset }));
         self.incoming_free = outer_free;
         self.nesting = outer_nesting;
-        let name = Arc::clone(&self.slots[slot].name);
+        let name = Arc::clone(&self.setup.names[slot]);
         if outcome.is_ok() {
-            self.slots[slot].function = Some(function);
+            self.functions[slot] = Some(function);
         } else if contain(|| drop(function)).is_err() {
             tracing::warn!(target: "glowbox", "host function `{name}` panicked again when dropped");
         }
@@ -444,7 +318,7 @@ impl Instance {
         target: Range<usize>,
         text: Range<usize>,
     ) -> Result<(), Error> {
-        let outgoing = &self.machine.memory()[self.places.outgoing.clone()];
+        let outgoing = &self.lease.memory()[self.setup.places.outgoing.clone()];
         let log = &mut self.log;
         contain(|| log.write(level, &outgoing[target], &outgoing[text])).map_err(|message| {
             let text = format!("the sandbox's log sink panicked: {message}");
@@ -454,48 +328,30 @@ impl Instance {
 
     /// Text that the guest wrote, cut to a sensible length.
     fn text(&self, range: Range<usize>) -> String {
-        let bytes = &self.outgoing()[range];
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]);
-        let shown = |c: char| if misleads(c) && c != '\n' { '\u{fffd}' } else { c };
-        text.chars().map(shown).collect()
+        outcome::text(&self.outgoing()[range])
     }
 
     /// The host-to-guest buffer.
     pub(crate) fn incoming_mut(&mut self) -> &mut [u8] {
-        &mut self.machine.memory_mut()[self.places.incoming.clone()]
+        &mut self.lease.memory_mut()[self.setup.places.incoming.clone()]
     }
 
     /// The guest-to-host buffer.
     pub(crate) fn outgoing(&self) -> &[u8] {
-        &self.machine.memory()[self.places.outgoing.clone()]
+        &self.lease.memory()[self.setup.places.outgoing.clone()]
     }
 
-    /// As `find`, remembering the answer.
-    pub(crate) fn resolve<A: Arguments, R>(&mut self, name: &str) -> Result<Target, Error> {
-        let (arguments, result) = (type_name::<A>(), type_name::<R>());
-        let known = self.resolved.get(name).and_then(|known| {
-            known.iter().find(|known| known.arguments == arguments && known.result == result)
-        });
-        if let Some(known) = known {
-            return Ok(known.target.clone());
-        }
-        let target = self.find::<A, R>(name)?;
-        let resolved = Resolved { arguments, result, target: target.clone() };
-        self.resolved.entry(name.to_string()).or_default().push(resolved);
-        Ok(target)
-    }
-
-    /// Looks a function up by name and checks its types.
-    pub(crate) fn find<A: Arguments, R>(&self, name: &str) -> Result<Target, Error> {
-        Target::find(&self.guest, name, &A::types(), type_name::<R>())
+    /// What it shares with others of its guest.
+    pub(crate) fn setup(&self) -> &Setup {
+        &self.setup
     }
 
     pub(crate) fn guest(&self) -> &Guest {
-        &self.guest
+        &self.setup.guest
     }
 
     pub(crate) fn control(&self) -> Arc<RunControl> {
-        Arc::clone(self.machine.control())
+        Arc::clone(self.lease.control())
     }
 
     pub(crate) fn spent(&self) -> Option<&Error> {
@@ -503,45 +359,13 @@ impl Instance {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats { entries: self.machine.entries(), ..self.stats }
-    }
-}
-
-impl Places {
-    fn of(layout: &Layout) -> Places {
-        let range = |kind| {
-            let range = layout.memory(kind);
-            let index = |value| usize::try_from(value).expect("guest memory is mapped");
-            index(range.start)..index(range.end)
-        };
-        let limits = layout.limits();
-        Places {
-            control: range(RegionKind::Control).start,
-            incoming: range(RegionKind::Incoming),
-            outgoing: range(RegionKind::Outgoing),
-            sizes: MailboxSizes { incoming: limits.incoming, outgoing: limits.outgoing },
+        let (now, before) = (MachineStats::of(&self.lease), self.machine_before);
+        Stats {
+            entries: self.stats.entries + (now.entries - before.entries),
+            guest_time: self.stats.guest_time + (now.guest_time - before.guest_time),
+            ..self.stats
         }
     }
-}
-
-/// A slot for each host function that the guest imports, and their numbers in ascending order.
-fn slots(
-    guest: &Guest,
-    mut functions: HashMap<String, Registered>,
-) -> (Vec<Slot>, Vec<(u32, usize)>) {
-    let mut slots: Vec<Slot> = Vec::new();
-    let mut imports = Vec::new();
-    for import in guest.program().imports() {
-        let known = slots.iter().position(|slot| *slot.name == *import.name);
-        let slot = known.unwrap_or_else(|| {
-            let function = functions.remove(&import.name);
-            slots.push(Slot { name: import.name.as_str().into(), function });
-            slots.len() - 1
-        });
-        imports.push((import.number, slot));
-    }
-    imports.sort_unstable();
-    (slots, imports)
 }
 
 fn out_of_turn(mail: &GuestMail) -> Error {

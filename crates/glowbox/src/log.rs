@@ -102,11 +102,26 @@ impl Default for LogLimits {
 /// Longest target in bytes.
 const MAX_TARGET: usize = 256;
 
-pub(crate) type Sink = Box<dyn FnMut(&LogRecord<'_>) + Send>;
+/// Where records go: a closure, which each sandbox has a copy of.
+pub(crate) trait Sink: Send {
+    fn write(&mut self, record: &LogRecord<'_>);
+
+    fn another(&self) -> Box<dyn Sink>;
+}
+
+impl<F: FnMut(&LogRecord<'_>) + Clone + Send + 'static> Sink for F {
+    fn write(&mut self, record: &LogRecord<'_>) {
+        self(record);
+    }
+
+    fn another(&self) -> Box<dyn Sink> {
+        Box::new(self.clone())
+    }
+}
 
 /// One sandbox's log: limits, and where records go.
 pub(crate) struct Log {
-    sink: Sink,
+    sink: Box<dyn Sink>,
     limits: LogLimits,
     max_level: Option<LogLevel>,
     /// Records that may come now, in billionths.
@@ -119,9 +134,19 @@ pub(crate) struct Log {
 const RECORD: u64 = 1_000_000_000;
 
 impl Log {
-    pub(crate) fn new(sink: Sink, limits: LogLimits, max_level: Option<LogLevel>) -> Log {
+    pub(crate) fn new(sink: Box<dyn Sink>, limits: LogLimits, max_level: Option<LogLevel>) -> Log {
         let allowance = u64::from(limits.records_per_second) * RECORD;
         Log { sink, limits, max_level, allowance, refilled: Instant::now(), dropped: 0 }
+    }
+
+    /// The same log with another sink.
+    pub(crate) fn with_sink(self, sink: Box<dyn Sink>) -> Log {
+        Log::new(sink, self.limits, self.max_level)
+    }
+
+    /// Another sandbox's log: a copy of the sink, and the whole allowance.
+    pub(crate) fn another(&self) -> Log {
+        Log::new(self.sink.another(), self.limits, self.max_level)
     }
 
     /// Hands a record to the sink, unless there are too many or the level is not wanted.
@@ -141,7 +166,7 @@ impl Log {
             text: String::from_utf8_lossy(&text[..cut(text, self.limits.text)]),
             dropped: std::mem::take(&mut self.dropped),
         };
-        (self.sink)(&record);
+        self.sink.write(&record);
     }
 
     /// A token bucket that holds one second's records.

@@ -17,8 +17,8 @@ use glowbox_abi::wire::{self, WireError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::HostError;
 use crate::arch::{self, Message};
+use crate::{HostError, batch};
 
 /// What runs when an exported function is called: decodes, calls, encodes.
 pub type ExportHandler = fn(&Message) -> FromGuest;
@@ -48,9 +48,20 @@ pub fn bad_arguments() -> FromGuest {
     returned(ReturnStatus::BadArguments)
 }
 
+/// Encodes a message with the room that is left in the outgoing buffer; if that is too little and
+/// results of a batch are in the way, once more without them. `None` if the buffer is lent.
+fn encode_outgoing(
+    encode: impl Fn(&mut [u8]) -> Result<usize, WireError>,
+) -> Option<Result<usize, WireError>> {
+    match arch::with_outgoing(&encode) {
+        Some(Err(WireError::TooLarge { .. })) if batch::make_room() => arch::with_outgoing(&encode),
+        encoded => encoded,
+    }
+}
+
 /// Encodes a result after `tag`, the variant number that a `Result` starts with.
 fn encode_result<T: Serialize + ?Sized>(value: &T, tag: &[u8]) -> FromGuest {
-    let encoded = arch::with_outgoing(|space| {
+    let encoded = encode_outgoing(|space| {
         let free = space.len();
         let too_small = WireError::TooLarge { needed: tag.len(), space: free };
         let (first, rest) = space.split_at_mut_checked(tag.len()).ok_or(too_small)?;
@@ -81,20 +92,30 @@ pub fn return_ok<T: Serialize + ?Sized>(value: &T) -> FromGuest {
 /// Returns the error of a `Result`: its text, and its encoding as the `Err` of that `Result`.
 pub fn return_error(
     text: &str,
-    encode: impl FnOnce(&mut [u8]) -> Result<usize, WireError>,
+    encode: impl Fn(&mut [u8]) -> Result<usize, WireError>,
 ) -> FromGuest {
-    let encoded = arch::with_outgoing(|space| {
+    let write = |space: &mut [u8]| {
         // The text gives way where the two do not fit together.
-        let text = &text.as_bytes()[..text.floor_char_boundary(text.len().min(space.len() / 2))];
-        let (first, rest) = space.split_at_mut(text.len());
-        first.copy_from_slice(text);
-        let payload = rest.split_first_mut().and_then(|(tag, rest)| {
-            *tag = 1;
-            encode(rest).ok()
-        });
-        (text.len(), payload.map_or(0, |length| 1 + length))
-    });
-    let (text, payload) = encoded.unwrap_or((0, 0));
+        let most = text.len().min(space.len() / 2);
+        let shown = &text.as_bytes()[..text.floor_char_boundary(most)];
+        let (first, rest) = space.split_at_mut(shown.len());
+        first.copy_from_slice(shown);
+        let payload = match rest.split_first_mut() {
+            Some((tag, rest)) => {
+                *tag = 1;
+                encode(rest)
+            }
+            None => Err(WireError::TooLarge { needed: 1, space: 0 }),
+        };
+        let whole = shown.len() == text.len();
+        let whole = whole && !matches!(payload, Err(WireError::TooLarge { .. }));
+        (shown.len(), payload.map_or(0, |length| 1 + length), whole)
+    };
+    let written = match arch::with_outgoing(write) {
+        Some((.., false)) if batch::make_room() => arch::with_outgoing(write),
+        written => written,
+    };
+    let (text, payload, _) = written.unwrap_or((0, 0, true));
     FromGuest {
         text_length: u32::try_from(text).unwrap_or(0),
         length: (text + payload) as u64,
@@ -113,9 +134,9 @@ pub fn return_error(
 /// If the reply is not what the signature promises, which the host has checked.
 pub fn call_host<R: DeserializeOwned>(
     function: u32,
-    encode: impl FnOnce(&mut [u8]) -> Result<usize, WireError>,
+    encode: impl Fn(&mut [u8]) -> Result<usize, WireError>,
 ) -> Result<R, HostError> {
-    let length = match arch::with_outgoing(encode) {
+    let length = match encode_outgoing(encode) {
         Some(Ok(length)) => length,
         Some(Err(error)) => return Err(HostError::new(format!("the arguments: {error}"))),
         None => return Err(HostError::new("called in the middle of encoding another message")),
@@ -128,7 +149,7 @@ pub fn call_host<R: DeserializeOwned>(
         ..FromGuest::default()
     };
     loop {
-        let incoming = arch::leave(&header);
+        let incoming = arch::send(&header);
         if incoming.kind == ToGuestKind::Call as u32 {
             // The host function calls back into the guest before it answers.
             header = serve(&incoming);

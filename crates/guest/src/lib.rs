@@ -26,6 +26,8 @@
 //!   the same signature, or it refuses to build the sandbox.
 //! - [`macro@main`] marks a function that runs once, before the first call.
 //! - [`print!`], [`println!`] and the [`log`] crate's macros send text to the host's log.
+//! - [`mapped`] gives what the host lends: files and bytes, read-only and not copied.
+//! - [`random`] has random numbers, and makes the crate `getrandom` work.
 //! - A panic, an exhausted heap or a fault ends the call; the host is told which it was, with
 //!   message and place.
 //!
@@ -39,16 +41,20 @@ extern crate alloc;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64"))]
 mod arch;
+mod batch;
 mod call;
 mod error;
 mod heap;
+mod maps;
 mod output;
 mod panic;
+pub mod random;
 mod start;
 
 pub use error::HostError;
 pub use glowbox_macros::{guest_function, host_function, main};
 pub use log;
+pub use maps::{mapped, mapped_names};
 pub use output::print_text;
 
 /// What guests use most of `alloc`. The macros bring it into scope where they are used, so that a
@@ -101,6 +107,7 @@ pub mod __private {
 
     /// For test guests that speak the mailbox protocol by hand.
     pub mod raw {
-        pub use crate::arch::{leave, with_outgoing};
+        pub use crate::arch::{batch_progress, leave, set_entropy, with_outgoing};
+        pub use glowbox_abi::mailbox::Entropy;
     }
 }

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use glowbox_abi::mailbox::{FromGuest, FromGuestKind};
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::arch;
+use crate::{arch, batch};
 
 /// Longest target in bytes.
 const MAX_TARGET: usize = 256;
@@ -46,23 +46,28 @@ fn send(level: log::Level, target: &str, text: fmt::Arguments<'_>) {
         return;
     }
     let limit = usize::try_from(info.log_text_limit).unwrap_or(usize::MAX);
-    let header = arch::with_outgoing(|space| {
-        let target = &target[..target.floor_char_boundary(MAX_TARGET.min(target.len()))];
+    let target = &target[..target.floor_char_boundary(MAX_TARGET.min(target.len()))];
+    // The text's length, and whether it was cut for want of room and not by the limit.
+    let write = |space: &mut [u8]| {
         let (first, rest) = space.split_at_mut_checked(target.len())?;
         first.copy_from_slice(target.as_bytes());
         let most = rest.len().min(limit);
         let mut writer = SliceWriter::new(&mut rest[..most]);
         let _ = writer.write_fmt(text);
-        Some(FromGuest {
+        Some((writer.length(), writer.full && most < limit))
+    };
+    let written = match arch::with_outgoing(write) {
+        Some(None | Some((_, true))) if batch::make_room() => arch::with_outgoing(write),
+        written => written,
+    };
+    if let Some(Some((length, _))) = written {
+        arch::send(&FromGuest {
             kind: FromGuestKind::Log as u32,
             status: level as u32,
             text_length: u32::try_from(target.len()).unwrap_or(0),
-            length: (target.len() + writer.length()) as u64,
+            length: (target.len() + length) as u64,
             ..FromGuest::default()
-        })
-    });
-    if let Some(Some(header)) = header {
-        arch::leave(&header);
+        });
     }
 }
 

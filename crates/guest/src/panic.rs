@@ -5,15 +5,21 @@ use core::panic::PanicInfo;
 
 use glowbox_abi::mailbox::{FromGuest, FromGuestKind};
 
-use crate::arch;
 use crate::heap;
 use crate::output::SliceWriter;
+use crate::{arch, batch};
 
 /// Longest panic message in bytes.
 const MAX_TEXT: usize = 16 << 10;
+/// Longest place in the source that is counted on, in bytes.
+const MAX_LOCATION: usize = 1 << 10;
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    let room = arch::outgoing_size().saturating_sub(arch::outgoing_base());
+    if room < MAX_TEXT + MAX_LOCATION {
+        batch::make_room();
+    }
     let header = arch::with_outgoing_now(|space| {
         let length = space.len().min(MAX_TEXT);
         let mut writer = SliceWriter::new(&mut space[..length]);
@@ -39,7 +45,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     });
     loop {
         // A host does not come back after this; if it does, the guest is still dead.
-        arch::leave(&header);
+        arch::send(&header);
     }
 }
 

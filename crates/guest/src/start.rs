@@ -5,7 +5,7 @@ use core::fmt::{Display, Write};
 use glowbox_abi::mailbox::{FromGuest, FromGuestKind, ToGuestKind};
 
 use crate::output::SliceWriter;
-use crate::{arch, call, heap, output};
+use crate::{arch, batch, call, heap, output};
 
 /// Runs the guest, from the first instruction after the stack is set up. Does not return.
 pub(crate) fn run() -> ! {
@@ -17,8 +17,10 @@ pub(crate) fn run() -> ! {
     loop {
         let incoming = arch::leave(&header);
         // Outside a host call there is nothing to reply to; a host does not do that.
-        if incoming.kind == ToGuestKind::Call as u32 {
-            header = call::serve(&incoming);
+        match ToGuestKind::from_number(incoming.kind) {
+            Some(ToGuestKind::Call) => header = call::serve(&incoming),
+            Some(ToGuestKind::CallMany) => header = batch::serve_many(&incoming),
+            Some(ToGuestKind::Reply) | None => {}
         }
     }
 }

@@ -11,8 +11,15 @@
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("glowbox-machine has backends for x86-64 Linux only");
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use glowbox_core::address::Gpa;
 use glowbox_core::fault::Exception;
-use glowbox_core::registers::Registers;
+use glowbox_core::registers::{CpuState, Registers};
+use glowbox_mem::{Image, Lent, Window};
+
+use interrupt::RunControl;
 
 pub mod interrupt;
 pub mod kvm;
@@ -27,6 +34,52 @@ pub trait Machine: Send {
     /// the guest may run.
     fn memory_mut(&mut self) -> &mut [u8];
 
+    /// The image that guest memory goes back to.
+    fn image(&self) -> Option<&Arc<Image>>;
+
+    /// The mapping under guest memory, for filling and restoring it.
+    fn window(&mut self) -> Window<'_>;
+
+    /// Bytes of guest memory, where their source may have vanished: `None` then.
+    fn copy_out(&self, range: std::ops::Range<usize>) -> Option<Vec<u8>>;
+
+    /// Writes into guest memory what every guest needs beside its program: the supervisor, and the
+    /// way into `state`.
+    fn install(&mut self, state: &CpuState);
+
+    /// Lets the next [`Machine::run`] start the guest in `state`, which [`Machine::install`] has been
+    /// given for this memory, whatever the guest was in the middle of.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses, or the machine is broken.
+    fn start(&mut self, state: &CpuState) -> Result<(), MachineError>;
+
+    /// The state that the guest is in; it must have called out.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses.
+    fn state(&mut self) -> Result<CpuState, MachineError>;
+
+    /// Whether something happened to it after which it can't be started again.
+    fn is_broken(&self) -> bool;
+
+    /// Lets the guest read `length` bytes of the host's memory at a guest-physical address outside
+    /// guest memory. Both are multiples of the large page's size.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses.
+    fn lend(&mut self, gpa: Gpa, lent: Arc<Lent>) -> Result<(), MachineError>;
+
+    /// Takes everything that was lent out of the guest's reach.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses; the machine is broken then.
+    fn take_back(&mut self) -> Result<(), MachineError>;
+
     /// Lets the guest run until it exits. It goes on where it was: after the instruction with
     /// which it called out.
     ///
@@ -36,10 +89,16 @@ pub trait Machine: Send {
     fn run(&mut self) -> Result<Exit, MachineError>;
 
     /// What [`Machine::run`] obeys: the current call's state.
-    fn control(&self) -> &std::sync::Arc<interrupt::RunControl>;
+    fn control(&self) -> &Arc<RunControl>;
+
+    /// Makes it obey another one: calls of the next user, which handles of the last must not stop.
+    fn set_control(&mut self, control: Arc<RunControl>);
 
     /// Times that the hypervisor was asked to run the guest.
     fn entries(&self) -> u64;
+
+    /// Time spent in [`Machine::run`].
+    fn guest_time(&self) -> Duration;
 }
 
 /// Why a guest stopped running.
@@ -61,6 +120,8 @@ pub enum Exit {
     Exception(Box<Exception>),
     /// It was stopped from outside; [`interrupt::RunControl`] knows why.
     Interrupted,
+    /// Memory that it used is not there any more: the file behind it has been cut short.
+    MemoryLost,
     /// The virtual machine can't go on, for a reason that should not exist.
     Broken {
         /// What the hypervisor reported.
@@ -110,6 +171,9 @@ pub enum MachineError {
         #[source]
         source: std::io::Error,
     },
+    /// The machine can't be started again.
+    #[error("the virtual machine is broken")]
+    Broken,
     /// The signal that stops guests can't be used.
     #[error(
         "signal {signal} is handled or ignored by this process; choose another one for interrupting \

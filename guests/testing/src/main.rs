@@ -9,8 +9,11 @@ use glowbox_guest::{HostError, guest_function, host_function, log, print, printl
 use serde::{Deserialize, Serialize};
 use testing_types::{Everything, MathError};
 
+mod batches;
+mod maps;
 mod nesting;
 mod protocol;
+mod random;
 mod simd;
 
 #[guest_function]

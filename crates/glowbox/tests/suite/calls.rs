@@ -11,11 +11,11 @@ use crate::support::{PREBUILT, builder, error, guest, leave_out, sandbox};
 /// A small record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
-    x: u8,
-    y: u8,
+    pub(crate) x: u8,
+    pub(crate) y: u8,
 }
 
-fn everything() -> Everything {
+pub(crate) fn everything() -> Everything {
     let inner = Everything {
         integers: (u8::MAX, i8::MIN, u16::MAX, i16::MIN, u32::MAX, i32::MIN, u64::MAX, i64::MIN),
         wide: (u128::MAX, i128::MIN),
@@ -180,6 +180,12 @@ tests! {
         );
         assert_eq!(error.kind(), ErrorKind::BadArguments);
         assert!(!sandbox.is_spent());
+    }
+
+    fn a_guest_that_is_lent_nothing_finds_nothing() {
+        let mut sandbox = sandbox();
+        assert_eq!(sandbox.call::<_, Vec<String>>("map_names", ()).unwrap(), [""; 0]);
+        assert_eq!(sandbox.call::<_, Option<u64>>("map_length", ("x",)).unwrap(), None);
     }
 
     fn the_memory_functions_of_the_guest_library_are_right() {

@@ -86,7 +86,11 @@ tests! {
     fn a_process_out_of_descriptors_gets_an_error_and_goes_on() {
         isolated("device::a_process_out_of_descriptors_gets_an_error_and_goes_on", || {
             let hello = guest("hello");
-            let build = || Sandbox::builder().host_function("weekday", String::new).build(&hello);
+            let engine = Engine::builder().pool_size(0).build().expect("an engine");
+            let build = || {
+                let builder = Sandbox::builder().engine(&engine);
+                builder.host_function("weekday", String::new).build(&hello)
+            };
             drop(build().expect("a sandbox"));
             let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
             let before = open();

@@ -169,6 +169,7 @@ tests! {
     }
 
     fn closures_and_results_that_panic_when_dropped_are_contained() {
+        #[derive(Clone)]
         struct Bomb;
         impl Drop for Bomb {
             fn drop(&mut self) {

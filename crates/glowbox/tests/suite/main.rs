@@ -18,6 +18,7 @@ macro_rules! tests {
     };
 }
 
+mod batches;
 mod calls;
 mod device;
 mod ends;
@@ -29,6 +30,7 @@ mod limits;
 mod many;
 mod memory;
 mod protocol;
+mod random;
 mod support;
 mod time;
 mod trace;
@@ -38,6 +40,7 @@ type Test = (&'static str, fn());
 
 /// Every topic with its tests.
 const TOPICS: &[(&str, &[Test])] = &[
+    ("batches", batches::TESTS),
     ("calls", calls::TESTS),
     ("device", device::TESTS),
     ("ends", ends::TESTS),
@@ -49,6 +52,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("many", many::TESTS),
     ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
+    ("random", random::TESTS),
     ("time", time::TESTS),
 ];
 

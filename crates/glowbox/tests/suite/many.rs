@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::thread;
 
-use glowbox::Sandbox;
+use glowbox::{Engine, Sandbox};
 
 use crate::support::{builder, guest, isolated, sandbox};
 use crate::trace;
@@ -77,7 +77,10 @@ tests! {
     fn two_hundred_sandboxes_at_once_called_from_eight_threads_leave_nothing_behind() {
         let name = "many::two_hundred_sandboxes_at_once_called_from_eight_threads_leave_nothing_behind";
         isolated(name, || {
-            drop(greeter().call::<_, String>("greet", ("first",)).expect("an answer"));
+            // Without a pool, in which some VMs would stay.
+            let engine = Engine::builder().pool_size(0).build().expect("an engine");
+            let sandbox = || builder().engine(&engine).build(guest("testing")).expect("a sandbox");
+            assert_eq!(sandbox().call::<_, u32>("add", (1u32, 2u32)).expect("an answer"), 3);
             let before = held();
             let mut sandboxes: Vec<Sandbox> = (0..200).map(|_| sandbox()).collect();
             assert!(held().descriptors >= before.descriptors + 400);

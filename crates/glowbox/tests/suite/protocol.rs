@@ -83,7 +83,7 @@ tests! {
 
     fn unknown_kinds_and_statuses_spend_the_sandbox() {
         refused((0, 0, 0, 0, 0, 0, 0), "kind");
-        refused((8, 0, 0, 0, 0, 0, 0), "kind");
+        refused((10, 0, 0, 0, 0, 0, 0), "kind");
         refused((u32::MAX, 0, 0, 0, 0, 0, 0), "kind");
         refused((RETURN, 4, 0, 0, 0, 0, 0), "status");
         refused((LOG, 0, 0, 0, 0, 0, 0), "status");

@@ -94,6 +94,14 @@ pub(crate) fn builder_without(left_out: &str) -> Builder {
         "host_twelve": |a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8, i: u8, j: u8, k: u8,
             l: u8| vec![a, b, c, d, e, f, g, h, i, j, k, l];
         "host_points": |points: Vec<Point>| points;
+        "host_length": |data: Vec<u8>| u32::try_from(data.len()).unwrap_or(u32::MAX);
+        "host_large_result": |caller: &mut Caller<'_>, bytes: u32| -> u32 {
+            let result = caller.call::<_, Vec<u8>>("sized", (bytes,));
+            result.map_or(u32::MAX, |data| u32::try_from(data.len()).unwrap_or(u32::MAX))
+        };
+        "host_hand_over": |caller: &mut Caller<'_>| -> u32 {
+            caller.call("hand_over_twice", ()).unwrap_or(u32::MAX)
+        };
         "host_visit": |caller: &mut Caller<'_>, depth: u32| -> u32 {
             caller.call("visit", (depth, "a nested text")).unwrap_or(u32::MAX)
         };

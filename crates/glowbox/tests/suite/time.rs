@@ -1,7 +1,7 @@
 //! Deadlines and interrupts.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -174,8 +174,9 @@ tests! {
 
     fn a_call_interrupted_during_a_host_function_ends_when_that_returns() {
         let (sender, receiver) = std::sync::mpsc::channel();
+        let receiver = Arc::new(Mutex::new(receiver));
         let host_add = move |a: u32, b: u32| -> u32 {
-            receiver.recv().expect("the stopper says when");
+            receiver.lock().unwrap().recv().expect("the stopper says when");
             a + b
         };
         let mut sandbox = builder_without("host_add")

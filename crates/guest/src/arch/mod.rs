@@ -9,23 +9,36 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use glowbox_abi::mailbox::{
-    BOOT_INFO_OFFSET, BootInfo, FROM_GUEST_OFFSET, FromGuest, MESSAGE_ALIGN, TO_GUEST_OFFSET,
-    ToGuest,
+    BATCH_PROGRESS_OFFSET, BOOT_INFO_OFFSET, BootInfo, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET,
+    FromGuest, MESSAGE_ALIGN, TO_GUEST_OFFSET, ToGuest,
 };
 use glowbox_abi::record::{Kind, Record};
 use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
 use crate::call::{ExportHandler, ExportRecord, ImportRecord};
 
+mod getrandom;
+mod maps;
 mod x86_64;
+
+pub(crate) use maps::{map_entry, mapped_bytes};
+
+/// Something that a static may hold though it is not `Sync`.
+pub(crate) struct OneThread<T>(pub(crate) T);
+
+// SAFETY: a guest has one thread and no interrupts.
+unsafe impl<T> Sync for OneThread<T> {}
 
 /// Address of the control page, and what of the buffers is in use.
 struct State {
     control: Cell<usize>,
     /// Whether someone is writing to the outgoing buffer.
     outgoing_lent: Cell<bool>,
+    /// Bytes at the start of the outgoing buffer that hold results of a batch.
+    outgoing_base: Cell<usize>,
     /// First offset in the incoming buffer that no borrowed message occupies.
     incoming_top: Cell<u64>,
 }
@@ -33,8 +46,12 @@ struct State {
 // SAFETY: a guest has one thread and no interrupts.
 unsafe impl Sync for State {}
 
-static STATE: State =
-    State { control: Cell::new(0), outgoing_lent: Cell::new(false), incoming_top: Cell::new(0) };
+static STATE: State = State {
+    control: Cell::new(0),
+    outgoing_lent: Cell::new(false),
+    outgoing_base: Cell::new(0),
+    incoming_top: Cell::new(0),
+};
 
 /// Where the first code written in Rust starts; `stack` is the initial stack pointer.
 ///
@@ -75,6 +92,25 @@ pub(crate) fn boot_info() -> BootInfo {
     unsafe { ptr::read(control(BOOT_INFO_OFFSET)) }
 }
 
+/// What the host gave for random numbers. It changes while the guest is stopped: whenever its
+/// memory has become another copy of what it was.
+pub(crate) fn entropy() -> Entropy {
+    // SAFETY: as above; a volatile read, since the host writes the structure anew.
+    unsafe { ptr::read_volatile(control(ENTROPY_OFFSET)) }
+}
+
+/// The generation alone, for each number drawn.
+pub(crate) fn entropy_generation() -> u64 {
+    // SAFETY: as above; the generation is the structure's first field.
+    unsafe { ptr::read_volatile(control(ENTROPY_OFFSET)) }
+}
+
+/// Changes what the host gave: for test guests, which play a copy of themselves.
+pub fn set_entropy(entropy: &Entropy) {
+    // SAFETY: as above; the page is the guest's to write.
+    unsafe { ptr::write_volatile(control(ENTROPY_OFFSET), *entropy) }
+}
+
 /// Writes a header, hands control to the host, and returns what the host answers.
 pub fn leave(header: &FromGuest) -> ToGuest {
     // SAFETY: both headers lie in the mapped control page, aligned; the host reads and writes
@@ -86,7 +122,13 @@ pub fn leave(header: &FromGuest) -> ToGuest {
     }
 }
 
-/// Lends the outgoing buffer. `None` if it is lent already.
+/// As `leave`, with the message at the start of what `with_outgoing` lends.
+pub(crate) fn send(header: &FromGuest) -> ToGuest {
+    leave(&FromGuest { offset: STATE.outgoing_base.get() as u64, ..*header })
+}
+
+/// Lends the outgoing buffer, behind the results of a batch that are in it. `None` if it is lent
+/// already.
 pub fn with_outgoing<R>(write: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
     if STATE.outgoing_lent.replace(true) {
         return None;
@@ -101,11 +143,43 @@ pub fn with_outgoing<R>(write: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
 pub(crate) fn with_outgoing_now<R>(write: impl FnOnce(&mut [u8]) -> R) -> R {
     let info = boot_info();
     let address = usize::try_from(info.outgoing_address).unwrap_or(0);
-    let size = usize::try_from(info.outgoing_size).unwrap_or(0);
+    let size = outgoing_size();
+    let base = STATE.outgoing_base.get().min(size);
     // SAFETY: the host mapped that many bytes there, and they are nobody else's: see above.
-    let space =
-        unsafe { core::slice::from_raw_parts_mut(ptr::with_exposed_provenance_mut(address), size) };
+    let space = unsafe {
+        let start = ptr::with_exposed_provenance_mut::<u8>(address).add(base);
+        core::slice::from_raw_parts_mut(start, size - base)
+    };
     write(space)
+}
+
+/// Bytes in the whole outgoing buffer.
+pub(crate) fn outgoing_size() -> usize {
+    usize::try_from(boot_info().outgoing_size).unwrap_or(0)
+}
+
+/// Where what `with_outgoing` lends starts.
+pub(crate) fn outgoing_base() -> usize {
+    STATE.outgoing_base.get()
+}
+
+/// Keeps so many bytes at the outgoing buffer's start from being lent. Nobody has it now.
+pub(crate) fn set_outgoing_base(base: usize) {
+    STATE.outgoing_base.set(base);
+}
+
+/// How many results of a batch are done. The host sets it to zero before the batch, and counts what
+/// it is sent as a single return.
+pub fn batch_progress() -> &'static AtomicU64 {
+    // SAFETY: the control page is mapped as long as the guest is, and the number lies aligned in it.
+    // The host reads and writes it only while the guest is stopped.
+    unsafe { AtomicU64::from_ptr(control(BATCH_PROGRESS_OFFSET)) }
+}
+
+/// Counts a result, after everything that was written before this.
+pub(crate) fn count_result() {
+    let done = batch_progress().load(Ordering::Relaxed);
+    batch_progress().store(done.wrapping_add(1), Ordering::Release);
 }
 
 /// The first offset in the incoming buffer that a reply may use.
@@ -126,12 +200,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// Takes the message that a header describes.
+    /// Takes the message that a header describes: behind those that are taken, or part of one.
     pub(crate) fn take(header: &ToGuest) -> Message {
         let previous_top = STATE.incoming_top.get();
         let end = header.offset.saturating_add(header.length);
         let end = end.checked_next_multiple_of(MESSAGE_ALIGN).unwrap_or(u64::MAX);
-        STATE.incoming_top.set(end.min(boot_info().incoming_size));
+        STATE.incoming_top.set(end.min(boot_info().incoming_size).max(previous_top));
         let (offset, length) = (header.offset, header.length);
         Message { offset, length, previous_top, _marker: PhantomData }
     }

@@ -1,19 +1,23 @@
 //! One VM with one vCPU and one memory slot.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{
-    Msrs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region, kvm_xcrs,
+    KVM_MEM_READONLY, KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
-use glowbox_core::layout::PAGE_TABLES_GPA;
-use glowbox_core::load::Entry;
-use glowbox_core::registers::Registers;
-use glowbox_mem::GuestMemory;
+use glowbox_core::address::Gpa;
+use glowbox_core::layout::{PAGE_TABLES_GPA, RESUME};
+use glowbox_core::registers::{CpuState, ExtendedState, Registers};
+use glowbox_mem::{GuestMemory, Image, Lent, Window};
 
 use super::{Kvm, failed};
-use crate::interrupt::{Entered, InstalledSignal, RunControl};
+use crate::interrupt::{Entered, RunControl};
+use crate::supervisor::resume::{self, Abilities};
 use crate::supervisor::{self, selector};
 use crate::{Exit, Machine, MachineError};
 
@@ -23,7 +27,8 @@ const CR0: u64 = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
 const CR4_BASE: u64 = 1 << 5 | 1 << 9 | 1 << 10;
 /// No `sgdt` and its like in ring 3, RDFSBASE and its like, XSAVE, and no execution of or access
 /// to user pages in ring 0. Not every CPU has these, and not every KVM that has them says so.
-const CR4_WISHES: [u64; 5] = [1 << 11, 1 << 16, CR4_OSXSAVE, 1 << 20, 1 << 21];
+const CR4_WISHES: [u64; 5] = [1 << 11, CR4_FSGSBASE, CR4_OSXSAVE, 1 << 20, 1 << 21];
+const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_OSXSAVE: u64 = 1 << 18;
 /// `syscall`, long mode enabled and active, NX.
 const EFER: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11;
@@ -37,17 +42,38 @@ const MSR_SFMASK: u32 = 0xc000_0084;
 /// Flags that `syscall` clears: trap, interrupt, direction, IOPL, nested task, alignment.
 const SYSCALL_FLAGS: u64 = 1 << 8 | 1 << 9 | 1 << 10 | 3 << 12 | 1 << 14 | 1 << 18;
 
+/// Bytes of an XSAVE area without and with AVX state.
+const XSAVE_SIZE: usize = ExtendedState::MIN_SIZE;
+const XSAVE_AVX_SIZE: usize = XSAVE_SIZE + 256;
+const XCR0_AVX: u64 = 1 << 2;
+/// The components of FXSAVE: x87 and SSE.
+const XCR0_LEGACY: u64 = 3;
+/// Index of the 32-bit word in an XSAVE area that says which bits MXCSR has.
+const MXCSR_MASK_WORD: usize = 7;
+/// The MXCSR bits that every CPU with SSE2 has; for a CPU that does not say.
+const MXCSR_BITS: u32 = 0xffbf;
+
 /// A virtual machine on KVM.
 #[derive(Debug)]
 pub struct KvmMachine {
     // Fields drop in this order: the vCPU and the VM before the memory they use.
     vcpu: VcpuFd,
-    _vm: VmFd,
+    vm: VmFd,
     memory: GuestMemory,
+    /// What has been lent, in slots from 1 on.
+    lent: Vec<(kvm_userspace_memory_region, Arc<Lent>)>,
     /// `immediate_exit` in the vCPU's run page, which `vcpu` keeps mapped.
     immediate_exit: *mut u8,
     control: Arc<RunControl>,
+    /// The special registers that every guest starts with.
+    sregs: kvm_sregs,
+    sync_regs: bool,
+    abilities: Abilities,
+    /// Whether the last exit was one that KVM may have left unfinished.
+    unfinished: bool,
+    broken: bool,
     entries: u64,
+    guest_time: Duration,
 }
 
 // SAFETY: the only field that is not Send is `immediate_exit`, a pointer into the run page that
@@ -55,24 +81,18 @@ pub struct KvmMachine {
 unsafe impl Send for KvmMachine {}
 
 impl KvmMachine {
-    /// Makes a VM over `memory`, which has been loaded with a guest, and stands ready to run it
-    /// from `entry` in ring 3.
+    /// Makes a VM over `memory`. Before it can run, memory has to be filled, and the machine
+    /// started.
     ///
     /// # Errors
     ///
     /// [`MachineError::Request`] with the KVM call that failed, [`MachineError::Unsupported`] if KVM
     /// lacks something.
-    ///
-    /// # Panics
-    ///
-    /// If the memory is smaller than the supervisor, which no loaded guest's is.
     pub fn new(
         kvm: &Kvm,
-        mut memory: GuestMemory,
-        entry: Entry,
-        signal: InstalledSignal,
+        memory: GuestMemory,
+        control: Arc<RunControl>,
     ) -> Result<KvmMachine, MachineError> {
-        supervisor::install(memory.bytes_mut());
         let vm = kvm.device.create_vm().map_err(|error| failed("KVM_CREATE_VM", error))?;
         let slot = kvm_userspace_memory_region {
             slot: 0,
@@ -85,10 +105,93 @@ impl KvmMachine {
         unsafe { vm.set_user_memory_region(slot) }
             .map_err(|error| failed("KVM_SET_USER_MEMORY_REGION", error))?;
         let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("KVM_CREATE_VCPU", error))?;
-        set_up(kvm, &mut vcpu, entry)?;
+        let sregs = set_up(kvm, &vcpu)?;
         let immediate_exit = &raw mut vcpu.get_kvm_run().immediate_exit;
-        let control = Arc::new(RunControl::new(signal));
-        Ok(KvmMachine { vcpu, _vm: vm, memory, immediate_exit, control, entries: 0 })
+        let xcr0 = kvm.xcr0.filter(|_| sregs.cr4 & CR4_OSXSAVE != 0);
+        let abilities = Abilities { fsgsbase: sregs.cr4 & CR4_FSGSBASE != 0, xcr0 };
+        Ok(KvmMachine {
+            vcpu,
+            vm,
+            memory,
+            lent: Vec::new(),
+            immediate_exit,
+            control,
+            sregs,
+            sync_regs: kvm.sync_regs,
+            abilities,
+            unfinished: false,
+            broken: false,
+            entries: 0,
+            guest_time: Duration::ZERO,
+        })
+    }
+
+    /// Lets KVM finish what the last exit left unfinished (an `in` that still has to be given its
+    /// value, say), which it would otherwise do to the registers and the memory of the next guest.
+    fn finish_exit(&mut self) -> Result<(), MachineError> {
+        self.set_immediate_exit(1);
+        let result = match self.vcpu.run() {
+            Err(error) if error.errno() == libc::EINTR => Ok(()),
+            Err(error) => Err(failed("KVM_RUN", error)),
+            Ok(_) => Err(MachineError::Broken),
+        };
+        self.set_immediate_exit(0);
+        self.broken |= result.is_err();
+        self.unfinished = false;
+        result
+    }
+
+    fn set_registers(&mut self, state: &CpuState) -> Result<(), MachineError> {
+        let r = &state.registers;
+        // The resume page loads RAX and RDX, and jumps to RIP.
+        let regs = kvm_regs {
+            rip: RESUME.0,
+            rflags: r.rflags | RFLAGS,
+            rbx: r.rbx,
+            rcx: r.rcx,
+            rsi: r.rsi,
+            rdi: r.rdi,
+            rsp: r.rsp,
+            rbp: r.rbp,
+            r8: r.r8,
+            r9: r.r9,
+            r10: r.r10,
+            r11: r.r11,
+            r12: r.r12,
+            r13: r.r13,
+            r14: r.r14,
+            r15: r.r15,
+            ..kvm_regs::default()
+        };
+        let mut sregs = self.sregs;
+        (sregs.fs.base, sregs.gs.base) = (state.fs_base, state.gs_base);
+        // No exception, interrupt or shadow of one is left over.
+        let events =
+            kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..kvm_vcpu_events::default() };
+        if self.sync_regs {
+            // The next KVM_RUN takes them over: no request of their own.
+            let shared = self.vcpu.sync_regs_mut();
+            (shared.regs, shared.sregs, shared.events) = (regs, sregs, events);
+            self.vcpu.set_sync_dirty_reg(SyncReg::Register);
+            self.vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
+            self.vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
+            return Ok(());
+        }
+        self.vcpu.set_sregs(&sregs).map_err(|error| failed("KVM_SET_SREGS", error))?;
+        self.vcpu.set_regs(&regs).map_err(|error| failed("KVM_SET_REGS", error))?;
+        self.vcpu.set_vcpu_events(&events).map_err(|error| failed("KVM_SET_VCPU_EVENTS", error))
+    }
+
+    fn extended_state(&self) -> Result<ExtendedState, MachineError> {
+        let area = self.vcpu.get_xsave().map_err(|error| failed("KVM_GET_XSAVE", error))?;
+        let components = self.abilities.xcr0.unwrap_or(XCR0_LEGACY);
+        let size = if components & XCR0_AVX != 0 { XSAVE_AVX_SIZE } else { XSAVE_SIZE };
+        let bytes: Vec<u8> = area.region.iter().flat_map(|word| word.to_le_bytes()).collect();
+        // Behind the FPU's control words: MXCSR, and which of its bits there are.
+        let mask = area.region[MXCSR_MASK_WORD];
+        let mask = if mask == 0 { MXCSR_BITS } else { mask };
+        ExtendedState::from_xsave(&bytes[..size], components, mask)
+            .ok_or(MachineError::Unsupported { what: "XSAVE areas of usual size" })
     }
 
     fn set_immediate_exit(&mut self, value: u8) {
@@ -146,7 +249,105 @@ impl Machine for KvmMachine {
         self.memory.bytes_mut()
     }
 
+    fn image(&self) -> Option<&Arc<Image>> {
+        self.memory.image()
+    }
+
+    fn window(&mut self) -> Window<'_> {
+        Window::new(&mut self.memory)
+    }
+
+    fn copy_out(&self, range: Range<usize>) -> Option<Vec<u8>> {
+        self.memory.copy_out(range)
+    }
+
+    fn install(&mut self, state: &CpuState) {
+        supervisor::install(self.memory.bytes_mut());
+        resume::install(self.memory.bytes_mut(), state, self.abilities);
+    }
+
+    fn start(&mut self, state: &CpuState) -> Result<(), MachineError> {
+        if self.broken {
+            return Err(MachineError::Broken);
+        }
+        if self.unfinished {
+            self.finish_exit()?;
+        }
+        self.set_registers(state)
+    }
+
+    fn state(&mut self) -> Result<CpuState, MachineError> {
+        // Not every KVM shows the RIP behind an `out` before that is finished.
+        self.finish_exit()?;
+        let special = self.vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))?;
+        let (fs_base, gs_base) = (special.fs.base, special.gs.base);
+        let registers = self.registers()?;
+        Ok(CpuState { registers, fs_base, gs_base, extended: self.extended_state()? })
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    fn lend(&mut self, gpa: Gpa, lent: Arc<Lent>) -> Result<(), MachineError> {
+        let slot = u32::try_from(self.lent.len() + 1)
+            .map_err(|_| MachineError::Unsupported { what: "that many memory slots" })?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            guest_phys_addr: gpa.0,
+            memory_size: lent.mapped() as u64,
+            userspace_addr: lent.host_address(),
+            flags: KVM_MEM_READONLY,
+        };
+        // SAFETY: the mapping belongs to `lent`, which `self` holds on to until the slot is gone.
+        unsafe { self.vm.set_user_memory_region(region) }
+            .map_err(|error| failed("KVM_SET_USER_MEMORY_REGION", error))?;
+        self.lent.push((region, lent));
+        Ok(())
+    }
+
+    fn take_back(&mut self) -> Result<(), MachineError> {
+        while let Some((region, _)) = self.lent.last() {
+            let gone = kvm_userspace_memory_region { memory_size: 0, flags: 0, ..*region };
+            // SAFETY: takes memory away from the VM, which is not running.
+            let result = unsafe { self.vm.set_user_memory_region(gone) };
+            if let Err(error) = result {
+                self.broken = true;
+                return Err(failed("KVM_SET_USER_MEMORY_REGION", error));
+            }
+            self.lent.pop();
+        }
+        Ok(())
+    }
+
     fn run(&mut self) -> Result<Exit, MachineError> {
+        let start = Instant::now();
+        let exit = self.enter();
+        self.guest_time += start.elapsed();
+        self.unfinished = !matches!(exit, Ok(Exit::CalledOut));
+        self.broken |= matches!(exit, Ok(Exit::Broken { .. }) | Err(_));
+        exit
+    }
+
+    fn control(&self) -> &Arc<RunControl> {
+        &self.control
+    }
+
+    fn set_control(&mut self, control: Arc<RunControl>) {
+        self.control = control;
+    }
+
+    fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    fn guest_time(&self) -> Duration {
+        self.guest_time
+    }
+}
+
+impl KvmMachine {
+    fn enter(&mut self) -> Result<Exit, MachineError> {
         // SAFETY: `self.vcpu` keeps the run page mapped, and this value is dropped before
         // `self.vcpu` can be, on this thread.
         let _entered = unsafe { Entered::new(self.immediate_exit) };
@@ -166,19 +367,12 @@ impl Machine for KvmMachine {
                 Ok(other) => return Ok(broken(other)),
                 Err(error) => match error.errno() {
                     libc::EINTR | libc::EAGAIN => continue,
+                    libc::EFAULT => return Ok(Exit::MemoryLost),
                     _ => return Err(failed("KVM_RUN", error)),
                 },
             };
             return self.other_port(port);
         }
-    }
-
-    fn control(&self) -> &Arc<RunControl> {
-        &self.control
-    }
-
-    fn entries(&self) -> u64 {
-        self.entries
     }
 }
 
@@ -196,10 +390,18 @@ fn broken(exit: VcpuExit<'_>) -> Exit {
     Exit::Broken { reason }
 }
 
-fn set_up(kvm: &Kvm, vcpu: &mut VcpuFd, entry: Entry) -> Result<(), MachineError> {
+/// Sets what stays as it is for the vCPU's life. Returns the special registers to start with.
+fn set_up(kvm: &Kvm, vcpu: &VcpuFd) -> Result<kvm_sregs, MachineError> {
     vcpu.set_cpuid2(&kvm.cpuid).map_err(|error| failed("KVM_SET_CPUID2", error))?;
-    let has_xsave = set_special_registers(kvm, vcpu)?;
-    if let (Some(components), true) = (kvm.xcr0, has_xsave) {
+    // The first machine finds out what this KVM takes; all others start with the same.
+    let sregs = match kvm.sregs.get() {
+        Some(known) => known,
+        None => {
+            let found = find_special_registers(kvm, vcpu)?;
+            kvm.sregs.get_or_init(|| found)
+        }
+    };
+    if let (Some(components), true) = (kvm.xcr0, sregs.cr4 & CR4_OSXSAVE != 0) {
         let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
         xcrs.xcrs[0].value = components;
         vcpu.set_xcrs(&xcrs).map_err(|error| failed("KVM_SET_XCRS", error))?;
@@ -215,40 +417,10 @@ fn set_up(kvm: &Kvm, vcpu: &mut VcpuFd, entry: Entry) -> Result<(), MachineError
     if written != entries.len() {
         return Err(MachineError::Unsupported { what: "the MSRs of the syscall instruction" });
     }
-    let registers =
-        kvm_regs { rip: entry.rip.0, rsp: entry.rsp.0, rflags: RFLAGS, ..Default::default() };
-    if kvm.sync_regs {
-        vcpu.sync_regs_mut().regs = registers;
-        vcpu.set_sync_dirty_reg(SyncReg::Register);
-        return Ok(());
-    }
-    vcpu.set_regs(&registers).map_err(|error| failed("KVM_SET_REGS", error))
+    Ok(*sregs)
 }
 
-/// Long mode, ring 3. Returns whether XSAVE is on.
-///
-/// The first machine finds out what this KVM takes; all others start with the same. Where the run
-/// page can carry registers the first `KVM_RUN` takes them from there, which saves three requests.
-fn set_special_registers(kvm: &Kvm, vcpu: &mut VcpuFd) -> Result<bool, MachineError> {
-    let sregs = match kvm.sregs.get() {
-        Some(known) if kvm.sync_regs => {
-            vcpu.sync_regs_mut().sregs = *known;
-            vcpu.set_sync_dirty_reg(SyncReg::SystemRegister);
-            known
-        }
-        Some(known) => {
-            vcpu.set_sregs(known).map_err(|error| failed("KVM_SET_SREGS", error))?;
-            known
-        }
-        None => {
-            let found = find_special_registers(kvm, vcpu)?;
-            kvm.sregs.get_or_init(|| found)
-        }
-    };
-    Ok(sregs.cr4 & CR4_OSXSAVE != 0)
-}
-
-/// Sets the special registers and returns what they are.
+/// Sets the special registers to long mode in ring 3, and returns what they are.
 fn find_special_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<kvm_sregs, MachineError> {
     let mut s = vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))?;
     let flat = |selector, kind, dpl, long| kvm_segment {

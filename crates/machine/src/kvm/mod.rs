@@ -11,7 +11,8 @@ use std::io;
 use std::sync::OnceLock;
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_sregs,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
+    kvm_sregs,
 };
 use kvm_ioctls::Cap;
 
@@ -66,7 +67,8 @@ impl Kvm {
             .map_err(|_| MachineError::Unsupported { what: "a CPUID table of usual size" })?;
         let has_xcrs = device.check_extension(Cap::Xcrs);
         let xcr0 = cpuid::xcr0(supported.as_slice()).filter(|_| has_xcrs);
-        let wanted = i32::try_from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS).unwrap_or(i32::MAX);
+        let wanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+        let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
         let sync_regs = device.check_extension_int(Cap::SyncRegs) & wanted == wanted;
         Ok(Kvm { device, cpuid, xcr0, sync_regs, sregs: OnceLock::new() })
     }

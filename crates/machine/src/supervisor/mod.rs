@@ -19,6 +19,8 @@ use glowbox_core::layout::{
 };
 use glowbox_core::registers::Registers;
 
+pub mod resume;
+
 /// The port by which the supervisor leaves to the host.
 pub const PORT: u8 = 0x48;
 

@@ -1,0 +1,316 @@
+//! How an instance begins, goes back, and is copied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use glowbox_abi::mailbox::{
+    BATCH_PROGRESS_OFFSET, CONTROL_SIZE, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest,
+};
+use glowbox_abi::mailbox::{TO_GUEST_OFFSET, ToGuest};
+use glowbox_core::layout::Layout;
+use glowbox_core::load::{self, Start};
+use glowbox_core::mail::GuestMail;
+use glowbox_core::registers::CpuState;
+use glowbox_mem::{CaptureError, Image, RestoreError};
+
+use super::lent::Loans;
+use super::{Instance, MachineStats, Options, Origin, out_of_turn};
+use crate::host_function::{Prototypes, Registered};
+use crate::log::Log;
+use crate::pool::Lease;
+use crate::setup::Setup;
+use crate::snapshot::Captured;
+use crate::{Engine, Error, ErrorKind, Guest, Stats};
+
+/// Time for the start-up where calls have no deadline: nobody could interrupt it.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(ENTROPY_OFFSET + Entropy::SIZE <= CONTROL_SIZE);
+
+/// What differs between the sandboxes of one snapshot.
+pub(crate) struct Own {
+    pub(crate) functions: Vec<Option<Box<dyn Registered>>>,
+    pub(crate) prototypes: Arc<Prototypes>,
+    pub(crate) log: Log,
+    pub(crate) deadline: Option<Duration>,
+}
+
+impl Instance {
+    /// Loads the guest into a machine, runs its start-up, and remembers the state after it.
+    pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
+        engine.check_process()?;
+        let Options { limits, own, setup } = options;
+        let random = setup.randomness.load_address()?;
+        let layout = Layout::new(guest.program(), limits, random).map_err(|error| {
+            Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
+        })?;
+        let setup = Setup::new(engine.clone(), guest, layout, setup);
+        let start = Start {
+            name: setup.guest.name(),
+            random: setup.randomness.auxiliary()?,
+            entropy: setup.randomness.entropy(1)?,
+            log_level: setup.log_level,
+            log_text_limit: setup.log_text_limit,
+        };
+        let mut lease = engine.pool().lease(setup.layout.size(), None)?;
+        let mut window = lease.window();
+        window.clear().map_err(Error::of_memory)?;
+        for part in load::written(setup.guest.program(), &setup.layout) {
+            window.populate(part);
+        }
+        let program = setup.guest.program();
+        let entry = load::load(program, &setup.layout, &start, lease.memory_mut());
+        let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
+        lease.install(&state);
+        lease.start(&state).map_err(Error::of_machine)?;
+        let origin = Origin { state: Arc::new(state), generation: 1, snapshot: None };
+        let mut instance = Instance::new(lease, Arc::new(setup), origin, own);
+        instance.generation = 1;
+        instance.run_start_up()?;
+        let state = instance.lease.state().map_err(Error::of_machine)?;
+        instance.lease.install(&state);
+        instance.origin.state = Arc::new(state);
+        let from = instance.setup.places.writable_from;
+        instance.lease.window().remember(from).map_err(of_capture)?;
+        Ok(instance)
+    }
+
+    fn new(mut lease: Lease, setup: Arc<Setup>, origin: Origin, own: Own) -> Instance {
+        lease.writable_from(setup.places.writable_from);
+        Instance {
+            machine_before: MachineStats::of(&lease),
+            lease,
+            setup,
+            generation: origin.generation,
+            origin,
+            functions: own.functions,
+            prototypes: own.prototypes,
+            loans: Loans::default(),
+            log: own.log,
+            deadline: own.deadline,
+            allowed: None,
+            spent: None,
+            incoming_free: 0,
+            nesting: 0,
+            batch: None,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Runs the guest until it says that it is ready.
+    fn run_start_up(&mut self) -> Result<(), Error> {
+        let allowed = self.deadline.unwrap_or(START_DEADLINE);
+        let ended = self.timed(Some(allowed), |instance| match instance.run()? {
+            GuestMail::Ready => Ok(()),
+            GuestMail::StartError { text } => {
+                let text = format!(
+                    "the start-up function of guest `{}` returned an error: {}",
+                    instance.guest().name(),
+                    instance.text(text)
+                );
+                Err(Error::new(ErrorKind::Start, text))
+            }
+            other => Err(out_of_turn(&other)),
+        });
+        ended.map_err(|error| match error.kind() {
+            ErrorKind::Deadline => {
+                let name = self.guest().name();
+                let text = format!("the start-up of guest `{name}` took longer than {allowed:?}");
+                Error::new(ErrorKind::Deadline, text)
+            }
+            _ => error,
+        })
+    }
+
+    /// Makes an instance in the state of a snapshot.
+    pub(crate) fn spawn(snapshot: &Arc<Captured>, own: Own) -> Result<Instance, Error> {
+        let setup = &snapshot.setup;
+        setup.engine.check_process()?;
+        let mut lease = setup.engine.pool().lease(setup.layout.size(), Some(&snapshot.image))?;
+        fill(&mut lease, snapshot)?;
+        let mut instance = Instance::new(lease, Arc::clone(setup), Origin::of(snapshot), own);
+        instance.begin()?;
+        Ok(instance)
+    }
+
+    /// Starts, in the state that memory has been put into.
+    fn begin(&mut self) -> Result<(), Error> {
+        self.generation = self.origin.generation.wrapping_add(1);
+        self.write_entropy()?;
+        self.lease.start(&self.origin.state).map_err(Error::of_machine)?;
+        if self.functions.iter().any(Option::is_none) {
+            self.prototypes.replace(&mut self.functions);
+        }
+        self.spent = None;
+        self.incoming_free = 0;
+        self.nesting = 0;
+        self.batch = None;
+        Ok(())
+    }
+
+    fn write_entropy(&mut self) -> Result<(), Error> {
+        let entropy = self.setup.randomness.entropy(self.generation)?;
+        let at = self.setup.places.control + ENTROPY_OFFSET;
+        self.lease.memory_mut()[at..at + Entropy::SIZE].copy_from_slice(&entropy.to_bytes());
+        Ok(())
+    }
+
+    /// Goes back to where it began.
+    pub(crate) fn reset(&mut self) -> Result<(), Error> {
+        self.setup.engine.check_process()?;
+        let result = self.go_back();
+        result.map_err(|error| self.spend_anew(error))
+    }
+
+    fn go_back(&mut self) -> Result<(), Error> {
+        if self.lease.is_broken() {
+            return match self.origin.snapshot.clone() {
+                Some(snapshot) => self.become_copy_of(&snapshot),
+                None => {
+                    let text = "the virtual machine broke, and the sandbox was built and not \
+                                spawned from a snapshot; build another one";
+                    Err(Error::new(ErrorKind::Hypervisor, text))
+                }
+            };
+        }
+        self.take_back()?;
+        self.put_back()?;
+        self.begin()
+    }
+
+    /// Puts memory back, and counts what that took.
+    fn put_back(&mut self) -> Result<(), Error> {
+        let (from, keep) = (self.setup.places.writable_from, self.lease.keep());
+        match self.lease.window().restore(from, keep) {
+            Ok(restored) => {
+                self.stats.pages_written += restored.written as u64;
+                self.stats.pages_copied_back += restored.copied as u64;
+                Ok(())
+            }
+            // The system does not say what was written: all of it is mapped anew.
+            Err(RestoreError::Unknown { .. }) if self.origin.snapshot.is_some() => {
+                let snapshot = self.origin.snapshot.clone().expect("there is one");
+                let own = &self.setup.places.hosts_own;
+                self.lease.window().fill(&snapshot.image, own).map_err(of_image)
+            }
+            Err(error) => Err(of_restore(error)),
+        }
+    }
+
+    /// Goes to another snapshot of the same guest.
+    pub(crate) fn restore(&mut self, snapshot: &Arc<Captured>) -> Result<(), Error> {
+        self.setup.engine.check_process()?;
+        if !snapshot.setup.guest.is(self.guest()) {
+            let text = format!(
+                "the snapshot is of guest `{}`, and the sandbox runs `{}` as a Guest of its own; \
+                 spawn a sandbox from the snapshot instead",
+                snapshot.setup.guest.name(),
+                self.guest().name()
+            );
+            return Err(Error::new(ErrorKind::WrongGuest, text));
+        }
+        let result = self.become_copy_of(snapshot);
+        result.map_err(|error| self.spend_anew(error))
+    }
+
+    fn become_copy_of(&mut self, snapshot: &Arc<Captured>) -> Result<(), Error> {
+        let size = snapshot.setup.layout.size();
+        if self.lease.is_broken() || self.lease.memory().len() as u64 != size {
+            let lease = snapshot.setup.engine.pool().lease(size, Some(&snapshot.image))?;
+            self.stats = self.stats();
+            self.lease = lease;
+            self.loans = Loans::default();
+            self.machine_before = MachineStats::of(&self.lease);
+        }
+        self.take_back()?;
+        self.setup = Arc::clone(&snapshot.setup);
+        self.lease.writable_from(self.setup.places.writable_from);
+        self.origin = Origin::of(snapshot);
+        if has_mapped(&mut self.lease, &snapshot.image) {
+            self.put_back()?;
+        } else {
+            fill(&mut self.lease, snapshot)?;
+        }
+        self.begin()
+    }
+
+    /// Makes an image of what the guest is now, and goes back to that from now on.
+    pub(crate) fn capture(&mut self) -> Result<Arc<Captured>, Error> {
+        self.setup.engine.check_process()?;
+        if let Some(by) = &self.spent {
+            return Err(Error::spent(by));
+        }
+        if !self.loans.is_empty() {
+            let text = "a snapshot can't hold what is lent to the sandbox; take it back first, with \
+                        Sandbox::unmap_all, and map it into the spawned sandboxes";
+            return Err(Error::new(ErrorKind::InvalidOption, text));
+        }
+        let state = Arc::new(self.lease.state().map_err(Error::of_machine)?);
+        self.lease.install(&state);
+        let places = &self.setup.places;
+        // What the last call left in the mailbox is nobody's business any more.
+        let control = &mut self.lease.memory_mut()[places.control..];
+        control[TO_GUEST_OFFSET..TO_GUEST_OFFSET + ToGuest::SIZE].fill(0);
+        control[FROM_GUEST_OFFSET..FROM_GUEST_OFFSET + FromGuest::SIZE].fill(0);
+        control[BATCH_PROGRESS_OFFSET..BATCH_PROGRESS_OFFSET + 8].fill(0);
+        let mailbox = [places.incoming.clone(), places.outgoing.clone()];
+        let image = self.lease.window().capture(&mailbox).map_err(of_capture)?;
+        let captured = Arc::new(Captured {
+            setup: Arc::clone(&self.setup),
+            image,
+            state,
+            generation: self.generation,
+            prototypes: Arc::clone(&self.prototypes),
+            log: self.log.another().into(),
+            deadline: self.deadline,
+        });
+        self.origin = Origin::of(&captured);
+        // Whoever has the image must not know the numbers that this one will draw.
+        self.generation = self.generation.wrapping_add(1);
+        self.write_entropy()?;
+        Ok(captured)
+    }
+}
+
+/// Makes sure that the snapshot's image is in memory.
+fn fill(lease: &mut Lease, snapshot: &Captured) -> Result<(), Error> {
+    if has_mapped(lease, &snapshot.image) {
+        return Ok(());
+    }
+    let own = &snapshot.setup.places.hosts_own;
+    lease.window().fill(&snapshot.image, own).map_err(of_image)
+}
+
+/// Whether the image is in memory, shared as far as it has not been written.
+fn has_mapped(lease: &mut Lease, image: &Arc<Image>) -> bool {
+    lease.window().is_layered() && lease.image().is_some_and(|mapped| Arc::ptr_eq(mapped, image))
+}
+
+impl Origin {
+    fn of(snapshot: &Arc<Captured>) -> Origin {
+        Origin {
+            state: Arc::clone(&snapshot.state),
+            generation: snapshot.generation,
+            snapshot: Some(Arc::clone(snapshot)),
+        }
+    }
+}
+
+fn of_capture(error: CaptureError) -> Error {
+    let text = format!("the guest's memory can't be captured: {error}");
+    Error::with_source(ErrorKind::Hypervisor, text, error)
+}
+
+fn of_image(error: glowbox_mem::MapError) -> Error {
+    let text = "the snapshot's image can't be mapped; if it is in a file, that may have been cut \
+                short: save the snapshot again";
+    Error::with_source(ErrorKind::MemoryLost, text, error)
+}
+
+fn of_restore(error: RestoreError) -> Error {
+    let kind = match error {
+        RestoreError::ImageLost { .. } => ErrorKind::MemoryLost,
+        _ => ErrorKind::Hypervisor,
+    };
+    Error::with_source(kind, format!("the sandbox can't be reset: {error}"), error)
+}

@@ -1,0 +1,241 @@
+//! A guest at one moment, to make sandboxes of.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use glowbox_core::registers::CpuState;
+use glowbox_mem::Image;
+
+use crate::builder::HostFunctions;
+use crate::host_function::{HostFunction, Prototypes};
+use crate::instance::{Instance, Own};
+use crate::log::{Log, LogRecord};
+use crate::setup::Setup;
+use crate::{Error, ErrorKind, Guest, Sandbox};
+
+/// A guest's memory and registers at one moment between two calls, from which any number of sandboxes
+/// can be spawned, in microseconds each, on any thread.
+///
+/// Taken by [`Sandbox::snapshot`]. It never changes. Cloning is cheap, and so is holding one: the image
+/// takes as much memory as the guest had pages that were not zero, once, however many sandboxes
+/// share it. The image is let go of when the last clone and the last sandbox spawned from it are gone.
+///
+/// ```no_run
+/// use glowbox::Sandbox;
+///
+/// # fn main() -> Result<(), glowbox::Error> {
+/// let mut sandbox = Sandbox::builder().build("plugin.elf")?;
+/// sandbox.call::<_, ()>("warm_up", ())?;
+/// let snapshot = sandbox.snapshot()?;
+/// for request in ["one", "two", "three"] {
+///     // A guest that has warmed up, and has seen no other request.
+///     let mut fresh = snapshot.spawn()?;
+///     let answer: String = fresh.call("serve", (request,))?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Snapshot {
+    captured: Arc<Captured>,
+}
+
+/// What a snapshot consists of.
+pub(crate) struct Captured {
+    pub(crate) setup: Arc<Setup>,
+    pub(crate) image: Arc<Image>,
+    pub(crate) state: Arc<CpuState>,
+    /// The generation of random numbers that the memory is of.
+    pub(crate) generation: u64,
+    pub(crate) prototypes: Arc<Prototypes>,
+    pub(crate) log: Mutex<Log>,
+    pub(crate) deadline: Option<Duration>,
+}
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        // No sandbox of it is left; idle shells need not keep its pages.
+        self.setup.engine.pool().forget(&self.image);
+    }
+}
+
+impl Captured {
+    /// The log that a sandbox of it gets.
+    fn log(&self) -> Log {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).another()
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn new(captured: Arc<Captured>) -> Snapshot {
+        Snapshot { captured }
+    }
+
+    pub(crate) fn captured(&self) -> &Arc<Captured> {
+        &self.captured
+    }
+
+    /// Makes a sandbox in the state of the snapshot, with the host functions, the log and the deadline
+    /// that the sandbox had of which the snapshot was taken. Host functions start as they were
+    /// registered: what a closure has counted or collected since is not in the copy.
+    ///
+    /// It draws other random numbers than any other sandbox, unless it was built to be
+    /// [deterministic](crate::Builder::deterministic).
+    ///
+    /// # Errors
+    ///
+    /// [`Hypervisor`](ErrorKind::Hypervisor) if a VM is to be made and can't be;
+    /// [`HostFunctionMissing`](ErrorKind::HostFunctionMissing) if the snapshot was loaded from a file and
+    /// the guest imports host functions: see [`Snapshot::spawner`];
+    /// [`MemoryLost`](ErrorKind::MemoryLost) if the snapshot's file has been cut short.
+    pub fn spawn(&self) -> Result<Sandbox, Error> {
+        let captured = &self.captured;
+        let functions = captured.prototypes.copies();
+        self.check_imports(|slot| functions[slot].is_some())?;
+        let own = Own {
+            functions,
+            prototypes: Arc::clone(&captured.prototypes),
+            log: captured.log(),
+            deadline: captured.deadline,
+        };
+        Instance::spawn(captured, own).map(Sandbox::new)
+    }
+
+    /// Chooses what a spawned sandbox may do, where that differs from the snapshot's own.
+    pub fn spawner(&self) -> Spawner<'_> {
+        let deadline = self.captured.deadline;
+        let functions = HostFunctions::default();
+        Spawner { snapshot: self, functions, log: self.captured.log(), deadline }
+    }
+
+    /// Keeps up to so many VMs ready for this snapshot from now on, in the background, so that spawning
+    /// many sandboxes at once does not wait for VMs to be made. They wait in the engine's pool, and
+    /// count among those that it may hold ([`EngineBuilder::pool_size`](crate::EngineBuilder::pool_size)).
+    /// With 0, no more are made.
+    ///
+    /// # Errors
+    ///
+    /// [`Hypervisor`](ErrorKind::Hypervisor) if the thread that makes them can't be started.
+    pub fn keep_ready(&self, count: usize) -> Result<(), Error> {
+        let engine = &self.captured.setup.engine;
+        engine.check_process()?;
+        engine.pool().keep_ready(&self.captured, count).map_err(|error| {
+            let text = "the thread that makes VMs ready can't be started";
+            Error::with_source(ErrorKind::Hypervisor, text, error)
+        })
+    }
+
+    /// The guest it is of.
+    pub fn guest(&self) -> &Guest {
+        &self.captured.setup.guest
+    }
+
+    /// Bytes that its image takes.
+    pub fn image_size(&self) -> u64 {
+        (self.captured.image.pages() * glowbox_mem::PAGE) as u64
+    }
+
+    /// Checks that every import is there.
+    fn check_imports(&self, there: impl Fn(usize) -> bool) -> Result<(), Error> {
+        let setup = &self.captured.setup;
+        let Some(missing) = (0..setup.names.len()).find(|slot| !there(*slot)) else {
+            return Ok(());
+        };
+        let text = format!(
+            "guest `{}` asks for the host function `{}`, which is not registered: it is not part \
+             of a snapshot's file; add it with Snapshot::spawner and Spawner::host_function",
+            setup.guest.name(),
+            setup.names[missing]
+        );
+        Err(Error::new(ErrorKind::HostFunctionMissing, text))
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("guest", &self.guest().name())
+            .field("image_size", &self.image_size())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Chooses what a spawned sandbox may do; made by [`Snapshot::spawner`].
+///
+/// ```no_run
+/// # fn example(snapshot: &glowbox::Snapshot, customer: u64) -> Result<(), glowbox::Error> {
+/// let sandbox = snapshot.spawner().host_function("customer", move || customer).spawn()?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a spawner does nothing until `spawn` is called"]
+pub struct Spawner<'a> {
+    snapshot: &'a Snapshot,
+    functions: HostFunctions,
+    log: Log,
+    deadline: Option<Duration>,
+}
+
+impl fmt::Debug for Spawner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spawner").field("snapshot", self.snapshot).finish_non_exhaustive()
+    }
+}
+
+impl Spawner<'_> {
+    /// Registers a host function for this sandbox, in place of the snapshot's of that name if it has
+    /// one. See [`Builder::host_function`](crate::Builder::host_function).
+    pub fn host_function<M: 'static>(
+        mut self,
+        name: impl Into<String>,
+        function: impl HostFunction<M>,
+    ) -> Self {
+        self.functions.add(name.into(), function);
+        self
+    }
+
+    /// Ends every call after this time, unless the call has a deadline of its own.
+    pub fn deadline(mut self, time: Duration) -> Self {
+        self.deadline = Some(time);
+        self
+    }
+
+    /// Lets calls take as long as they take. They can still be interrupted.
+    pub fn no_deadline(mut self) -> Self {
+        self.deadline = None;
+        self
+    }
+
+    /// Hands the guest's log records to `sink`. See [`Builder::log_sink`](crate::Builder::log_sink).
+    pub fn log_sink(mut self, sink: impl FnMut(&LogRecord<'_>) + Clone + Send + 'static) -> Self {
+        self.log = self.log.with_sink(Box::new(sink));
+        self
+    }
+
+    /// Makes the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// As [`Snapshot::spawn`], and [`InvalidOption`](ErrorKind::InvalidOption) for a deadline of zero or
+    /// a host function that is registered twice,
+    /// [`SignatureMismatch`](ErrorKind::SignatureMismatch) for one with other types than the guest
+    /// declares.
+    pub fn spawn(self) -> Result<Sandbox, Error> {
+        crate::builder::check_deadline(self.deadline)?;
+        let captured = &self.snapshot.captured;
+        let setup = &captured.setup;
+        let mut given = self.functions.checked(&setup.guest, false)?;
+        let mut prototypes = captured.prototypes.copies();
+        for (name, prototype) in setup.names.iter().zip(&mut prototypes) {
+            if let Some(function) = given.remove(&**name) {
+                *prototype = Some(function);
+            }
+        }
+        self.snapshot.check_imports(|slot| prototypes[slot].is_some())?;
+        let prototypes = Arc::new(Prototypes::new(prototypes));
+        let functions = prototypes.copies();
+        let own = Own { functions, prototypes, log: self.log, deadline: self.deadline };
+        Instance::spawn(captured, own).map(Sandbox::new)
+    }
+}

@@ -1,0 +1,414 @@
+//! Images: what guest memory is filled from and goes back to.
+//!
+//! An image holds the pages of a memory that are not zero, as runs of pages that follow each other.
+//! It never changes. Usually it lies in a memfd that is sealed against every change, or in a file
+//! that was saved; then windows map it, and share its pages. A small one, of what a guest had written
+//! when it had started, may lie in ordinary memory.
+//!
+//! A file on disk can be cut short by anyone who may write to it, and reading a mapped page that is
+//! gone ends the process. So the pages of such an image are read by system calls, which return an
+//! error instead.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{GuestMemory, PAGE, written};
+
+/// Most runs of an image. Each is a mapping of its own in every window.
+const MAX_RUNS: usize = 64;
+/// How often pages that were not written before are found written until they count as learned.
+const LEARNED: u8 = 2;
+/// Highest count: how often a learned page may turn out not to be needed before it is forgotten.
+const MOST: u8 = 4;
+
+/// Pages of memory that follow each other, and where they stand in the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Number of the first page in memory.
+    pub first: usize,
+    /// How many pages.
+    pub count: usize,
+    /// Number of the first page in the image.
+    pub at: usize,
+}
+
+/// An immutable image of a guest's memory.
+#[derive(Debug)]
+pub struct Image {
+    runs: Vec<Run>,
+    storage: Storage,
+    /// Pages that windows of this image have turned out to write, and how often.
+    learned: Mutex<BTreeMap<usize, u8>>,
+}
+
+#[derive(Debug)]
+enum Storage {
+    /// Small, and never mapped.
+    Bytes(Vec<u8>),
+    /// A sealed memfd, and a view of it.
+    Memfd { file: File, view: View },
+    /// A file on disk, and where the image starts in it.
+    File { file: File, offset: u64 },
+}
+
+/// A read-only mapping of a sealed memfd.
+#[derive(Debug)]
+struct View {
+    base: NonNull<u8>,
+    size: usize,
+}
+
+/// An image could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} failed")]
+pub struct CaptureError {
+    /// What was being done.
+    pub step: &'static str,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> CaptureError {
+    move |source| CaptureError { step, source }
+}
+
+// SAFETY: the view is a mapping that is only ever read, of a file that can't change.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    fn new(file: &File, size: usize) -> io::Result<View> {
+        // An image of nothing still has a page, so that there is something to map.
+        let size = size.max(PAGE);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe {
+            let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
+            libc::mmap(std::ptr::null_mut(), size, protection, flags, file.as_raw_fd(), 0)
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(View { base, size })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping made in `new`, of a file that has at least this size and is sealed
+        // against shrinking and writing.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.size) }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, which nobody borrows any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.size) };
+    }
+}
+
+impl Image {
+    fn new(runs: Vec<Run>, storage: Storage) -> Image {
+        Image { runs, storage, learned: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// An image in a file on disk, from `offset` on, which must be a multiple of the page size.
+    /// The file is mapped, not read.
+    ///
+    /// # Errors
+    ///
+    /// If the runs are not ascending, or do not follow each other in the image, or are too many, or
+    /// the file is too short for them.
+    pub fn in_file(file: File, offset: u64, runs: Vec<Run>) -> io::Result<Image> {
+        let invalid = |text: &str| Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        let (mut next, mut at) = (0, 0);
+        for run in &runs {
+            let end = run.first.checked_add(run.count);
+            let (Some(end), true) = (end, run.first >= next && run.count > 0 && run.at == at)
+            else {
+                return invalid("the image's runs are not in order");
+            };
+            // Neither can overflow where the memory's pages have byte addresses.
+            if end > usize::MAX / PAGE {
+                return invalid("the image's runs lie beyond any memory");
+            }
+            (next, at) = (end, at + run.count);
+        }
+        let needed = offset.checked_add((at * PAGE) as u64);
+        if !offset.is_multiple_of(PAGE as u64)
+            || needed.is_none_or(|needed| needed > i64::MAX as u64)
+        {
+            return invalid("the image does not start at a page");
+        }
+        if file.metadata()?.len() < needed.unwrap_or(u64::MAX) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Image::new(runs, Storage::File { file, offset }))
+    }
+
+    /// The runs, ascending.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Pages in it.
+    pub fn pages(&self) -> usize {
+        self.runs.last().map_or(0, |run| run.at + run.count)
+    }
+
+    /// Its file and where it starts in it, for mapping.
+    pub(crate) fn file(&self) -> Option<(RawFd, u64)> {
+        match &self.storage {
+            Storage::Bytes(_) => None,
+            Storage::Memfd { file, .. } => Some((file.as_raw_fd(), 0)),
+            Storage::File { file, offset } => Some((file.as_raw_fd(), *offset)),
+        }
+    }
+
+    /// Whether it lies in a file that others may cut short.
+    pub fn may_shrink(&self) -> bool {
+        matches!(self.storage, Storage::File { .. })
+    }
+
+    /// Reads pages from the image's page `at` on.
+    ///
+    /// # Errors
+    ///
+    /// If its file can't be read, or has become too short.
+    ///
+    /// # Panics
+    ///
+    /// If the image has fewer pages.
+    pub fn read(&self, at: usize, pages: &mut [u8]) -> io::Result<()> {
+        let start = at * PAGE;
+        match &self.storage {
+            Storage::Bytes(bytes) => pages.copy_from_slice(&bytes[start..start + pages.len()]),
+            Storage::Memfd { view, .. } => {
+                pages.copy_from_slice(&view.bytes()[start..start + pages.len()]);
+            }
+            Storage::File { file, offset } => file.read_exact_at(pages, offset + start as u64)?,
+        }
+        Ok(())
+    }
+
+    /// One of its pages; `space` is for images that have to be read.
+    pub(crate) fn page<'a>(&'a self, at: usize, space: &'a mut [u8; PAGE]) -> io::Result<&'a [u8]> {
+        let range = at * PAGE..(at + 1) * PAGE;
+        match &self.storage {
+            Storage::Bytes(bytes) => Ok(&bytes[range]),
+            Storage::Memfd { view, .. } => Ok(&view.bytes()[range]),
+            Storage::File { .. } => {
+                self.read(at, space)?;
+                Ok(space)
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, u8>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether too little is known of what its windows write.
+    pub fn is_unlearned(&self) -> bool {
+        self.lock().values().all(|count| *count < LEARNED)
+    }
+
+    /// Notes that pages were written for the first time in a window.
+    pub(crate) fn learn(&self, pages: &[usize]) {
+        let mut learned = self.lock();
+        for page in pages {
+            let count = learned.entry(*page).or_default();
+            *count = (*count + 1).min(MOST);
+        }
+    }
+
+    /// Notes that a window has dropped pages that it had long not written.
+    pub(crate) fn unlearn(&self, pages: Range<usize>) {
+        let mut learned = self.lock();
+        for page in pages {
+            if let Some(count) = learned.get_mut(&page) {
+                *count -= 1;
+                if *count == 0 {
+                    learned.remove(&page);
+                }
+            }
+        }
+    }
+
+    /// The pages that windows of this image keep writing, as ranges.
+    pub fn learned(&self) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for (page, count) in &*self.lock() {
+            match ranges.last_mut() {
+                _ if *count < LEARNED => {}
+                Some(last) if last.end == *page => last.end += 1,
+                _ => ranges.push(*page..page + 1),
+            }
+        }
+        ranges
+    }
+}
+
+impl GuestMemory {
+    /// Remembers what is in memory from byte `from` on, as what [`GuestMemory::restore`] goes back
+    /// to. The cheap way, for memory whose pages are few and not to be shared.
+    ///
+    /// # Errors
+    ///
+    /// [`CaptureError`] if the system does not say which pages have been written.
+    pub fn remember(&mut self, from: usize) -> Result<(), CaptureError> {
+        let mut found = std::mem::take(&mut self.found);
+        written::find(self.bytes(), from / PAGE, &mut found).map_err(failed("finding pages"))?;
+        let mut runs: Vec<Run> = Vec::new();
+        let mut bytes = Vec::new();
+        for pages in &found {
+            runs.push(Run { first: pages.start, count: pages.len(), at: bytes.len() / PAGE });
+            bytes.extend_from_slice(&self.bytes()[pages.start * PAGE..pages.end * PAGE]);
+            self.idle[pages.clone()].fill(1);
+        }
+        self.found = found;
+        self.image = Some(Arc::new(Image::new(runs, Storage::Bytes(bytes))));
+        self.layered = false;
+        Ok(())
+    }
+
+    /// Makes an image, in a memfd, of all that is in memory now but the ranges of bytes to
+    /// `leave_out`, which it takes as zero. Memory goes back to that image from now on.
+    ///
+    /// It takes time in proportion to the pages that are not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`CaptureError`].
+    pub fn capture(&mut self, leave_out: &[Range<usize>]) -> Result<Arc<Image>, CaptureError> {
+        let pages = self.pages_to_capture(leave_out)?;
+        let runs = runs(&pages);
+        let count = runs.last().map_or(0, |run| run.at + run.count);
+        let file = memfd().map_err(failed("making a memfd"))?;
+        file.set_len((count.max(1) * PAGE) as u64).map_err(failed("sizing a memfd"))?;
+        let mut run = runs.iter();
+        let mut current = Run { first: 0, count: 0, at: 0 };
+        for part in &pages {
+            while current.first + current.count <= part.start {
+                current = *run.next().expect("every page lies in a run");
+            }
+            let at = (current.at + part.start - current.first) * PAGE;
+            let bytes = &self.bytes()[part.start * PAGE..part.end * PAGE];
+            // By a system call: pages of a file that has been cut short are an error then.
+            file.write_all_at(bytes, at as u64).map_err(failed("writing an image"))?;
+        }
+        seal(&file).map_err(failed("sealing a memfd"))?;
+        let view = View::new(&file, count * PAGE).map_err(failed("mapping a memfd"))?;
+        let image = Arc::new(Image::new(runs, Storage::Memfd { file, view }));
+        self.adopt(&image);
+        Ok(image)
+    }
+
+    /// Goes back to `image` from now on, of which memory is a copy.
+    fn adopt(&mut self, image: &Arc<Image>) {
+        self.image = Some(Arc::clone(image));
+        self.layered = false;
+        // Private pages stay private, and none is news to the image.
+        for pages in &self.found {
+            self.idle[pages.clone()].fill(1);
+        }
+    }
+
+    /// The pages that are not zero, as ascending ranges.
+    fn pages_to_capture(
+        &mut self,
+        leave_out: &[Range<usize>],
+    ) -> Result<Vec<Range<usize>>, CaptureError> {
+        let mut found = std::mem::take(&mut self.found);
+        written::find(self.bytes(), 0, &mut found).map_err(failed("finding pages"))?;
+        let mut pages = Vec::new();
+        let left_out = |page: usize| leave_out.iter().any(|range| range.contains(&(page * PAGE)));
+        let zero = |page: usize| self.bytes()[page * PAGE..(page + 1) * PAGE] == [0; PAGE];
+        // Of the image that is mapped, what has not been written: no need to look into it.
+        let mapped = self.image.as_ref().filter(|_| self.layered);
+        let shared = mapped.into_iter().flat_map(|image| image.runs());
+        pages.extend(shared.flat_map(|run| run.first..run.first + run.count));
+        pages.sort_unstable();
+        let private: Vec<usize> = found.iter().flat_map(Clone::clone).collect();
+        let keep_shared = |page: &usize| private.binary_search(page).is_err() && !left_out(*page);
+        pages.retain(keep_shared);
+        pages.extend(private.iter().filter(|page| !left_out(**page) && !zero(**page)));
+        pages.sort_unstable();
+        self.found = found;
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for page in pages {
+            match ranges.last_mut() {
+                Some(last) if last.end == page => last.end += 1,
+                _ => ranges.push(page..page + 1),
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+/// Groups ranges of pages into runs, at most [`MAX_RUNS`]: runs with the smallest gaps between them
+/// become one, and the pages of such a gap take no space in the image's file.
+fn runs(pages: &[Range<usize>]) -> Vec<Run> {
+    let mut gaps: Vec<usize> = pages.windows(2).map(|pair| pair[1].start - pair[0].end).collect();
+    gaps.sort_unstable_by(|a, b| b.cmp(a));
+    // Gaps up to this size are bridged.
+    let bridged = gaps.get(MAX_RUNS - 1).copied().unwrap_or(0);
+    let mut runs: Vec<Run> = Vec::new();
+    for part in pages {
+        match runs.last_mut() {
+            Some(last) if part.start - (last.first + last.count) <= bridged => {
+                last.count = part.end - last.first;
+            }
+            last => {
+                let at = last.map_or(0, |last| last.at + last.count);
+                runs.push(Run { first: part.start, count: part.len(), at });
+            }
+        }
+    }
+    runs
+}
+
+fn memfd() -> io::Result<File> {
+    // SAFETY: the name is a C string, and the descriptor that is returned is nobody else's.
+    unsafe {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        let descriptor = libc::memfd_create(c"glowbox-image".as_ptr(), flags);
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(File::from_raw_fd(descriptor))
+    }
+}
+
+/// Makes a memfd's contents and size final.
+fn seal(file: &File) -> io::Result<()> {
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    // SAFETY: changes nothing but what may be done with this file.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Copies bytes of which some may not be there; `None` then.
+pub(crate) fn through_pipe(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (mut reader, writer) = io::pipe().ok()?;
+    let mut copy = vec![0; bytes.len()];
+    // A page at a time, which a pipe always has room for.
+    for (from, to) in bytes.chunks(PAGE).zip(copy.chunks_mut(PAGE)) {
+        // SAFETY: the bytes are mapped; if what they are mapped from is gone, the call fails.
+        let count = unsafe { libc::write(writer.as_raw_fd(), from.as_ptr().cast(), from.len()) };
+        if usize::try_from(count) != Ok(from.len()) {
+            return None;
+        }
+        reader.read_exact(to).ok()?;
+    }
+    Some(copy)
+}

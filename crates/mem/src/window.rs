@@ -1,0 +1,401 @@
+//! The window itself.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::image::{self, Image, Run};
+use crate::{CaptureError, PAGE, RestoreError, Restored};
+
+/// One guest's memory.
+#[derive(Debug)]
+pub struct GuestMemory {
+    pub(crate) base: NonNull<u8>,
+    pub(crate) size: usize,
+    /// What it goes back to.
+    pub(crate) image: Option<Arc<Image>>,
+    /// Whether the image is mapped here, so that a page that is dropped becomes the image's again.
+    /// Otherwise a dropped page reads as zero.
+    pub(crate) layered: bool,
+    /// For each page: 0 if it is not known to be private, otherwise one more than how many restores
+    /// in a row have found it unwritten.
+    pub(crate) idle: Vec<u8>,
+    /// Private pages, found by the last scan; kept for its capacity.
+    pub(crate) found: Vec<Range<usize>>,
+    /// Whether nothing has been mapped or written here since it was made.
+    untouched: bool,
+}
+
+/// Guest memory could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{size} bytes of address space for guest memory could not be mapped")]
+pub struct MapError {
+    /// Bytes asked for.
+    pub size: u64,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+// SAFETY: the mapping is owned by this value alone and belongs to no thread.
+unsafe impl Send for GuestMemory {}
+// SAFETY: through a shared reference the memory can only be read.
+unsafe impl Sync for GuestMemory {}
+
+impl GuestMemory {
+    /// Reserves `size` bytes, which read as zero and take no memory until they are touched.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if the size is zero or the system refuses.
+    pub fn new(size: u64) -> Result<GuestMemory, MapError> {
+        let invalid = || MapError { size, source: io::ErrorKind::InvalidInput.into() };
+        let length = usize::try_from(size).map_err(|_| invalid())?;
+        if length == 0 || isize::try_from(length).is_err() {
+            return Err(invalid());
+        }
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing
+        // that exists.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(MapError { size, source: io::Error::last_os_error() });
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(invalid)?;
+        Ok(GuestMemory {
+            base,
+            size: length,
+            image: None,
+            layered: false,
+            // Zeroed by the system, and so not there until it is used.
+            idle: vec![0; length.div_ceil(PAGE)],
+            found: Vec::new(),
+            untouched: true,
+        })
+    }
+
+    /// Makes all of it zero again, and gives its pages back.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if the system refuses. What is in memory is then anything.
+    pub fn clear(&mut self) -> Result<(), MapError> {
+        self.image = None;
+        self.layered = false;
+        self.idle.fill(0);
+        if self.untouched {
+            return Ok(());
+        }
+        self.map_zeros(0..self.size)?;
+        self.untouched = true;
+        Ok(())
+    }
+
+    /// Fills memory with an image: its pages are mapped, and shared until they are written. Pages
+    /// that the image's other windows have turned out to write are copied beforehand.
+    ///
+    /// If the image lies in a file that may be cut short at any time, the pages in `eager` are read
+    /// here and now: those are the ones that the host itself uses, which must not vanish under it.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if the system refuses, or the image's file has become too short. What is in
+    /// memory is then anything.
+    ///
+    /// # Panics
+    ///
+    /// If the image is of a larger memory.
+    pub fn fill(&mut self, image: &Arc<Image>, eager: &[Range<usize>]) -> Result<(), MapError> {
+        self.clear()?;
+        self.untouched = false;
+        for run in image.runs() {
+            assert!(run.first + run.count <= self.size / PAGE, "the image of a larger memory");
+            self.map_run(image, *run, eager)?;
+        }
+        for pages in image.learned() {
+            self.populate(pages.start * PAGE..pages.end * PAGE);
+            // As if they had been found private once: they are not news any more.
+            self.idle[pages].fill(1);
+        }
+        self.image = Some(Arc::clone(image));
+        self.layered = true;
+        Ok(())
+    }
+
+    /// Maps one run of an image.
+    fn map_run(&self, image: &Image, run: Run, eager: &[Range<usize>]) -> Result<(), MapError> {
+        let Some((file, offset)) = image.file() else {
+            // Images without a file are small, and only ever restored from.
+            return self.read_run(image, run);
+        };
+        let size = (run.count * PAGE) as u64;
+        let offset = offset + (run.at * PAGE) as u64;
+        let failed = |source| MapError { size, source };
+        let offset = libc::off_t::try_from(offset)
+            .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+        // SAFETY: the pages lie in this window, as `fill` has checked, and are replaced by others
+        // that can be read and written in the same way; nobody borrows them, as this is called
+        // under `&mut self` only.
+        let mapped = unsafe {
+            libc::mmap(
+                self.base.as_ptr().add(run.first * PAGE).cast(),
+                run.count * PAGE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                file,
+                offset,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(failed(io::Error::last_os_error()));
+        }
+        if image.may_shrink() {
+            let pages = run.first..run.first + run.count;
+            for part in eager {
+                let part = part.start / PAGE..part.end.div_ceil(PAGE);
+                let (start, end) = (part.start.max(pages.start), part.end.min(pages.end));
+                if start < end {
+                    self.map_zeros(start * PAGE..end * PAGE)?;
+                    let at = run.at + (start - run.first);
+                    self.read_run(image, Run { first: start, count: end - start, at })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies one run of an image into pages that are private already.
+    fn read_run(&self, image: &Image, run: Run) -> Result<(), MapError> {
+        // SAFETY: the pages lie in this window and are borrowed by nobody: see `map_run`. They are
+        // anonymous, so writing to them can't fail but for want of memory.
+        let pages = unsafe {
+            std::slice::from_raw_parts_mut(
+                self.base.as_ptr().add(run.first * PAGE),
+                run.count * PAGE,
+            )
+        };
+        image
+            .read(run.at, pages)
+            .map_err(|source| MapError { size: (run.count * PAGE) as u64, source })
+    }
+
+    /// Replaces a range by fresh pages that read as zero.
+    fn map_zeros(&self, range: Range<usize>) -> Result<(), MapError> {
+        assert!(range.start <= range.end && range.end <= self.size);
+        // SAFETY: as in `map_run`.
+        let mapped = unsafe {
+            libc::mmap(
+                self.base.as_ptr().add(range.start).cast(),
+                range.len(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if mapped == libc::MAP_FAILED {
+            let source = io::Error::last_os_error();
+            return Err(MapError { size: range.len() as u64, source });
+        }
+        Ok(())
+    }
+
+    /// Gives pages back: they read as the image's again where it is mapped, and as zero elsewhere.
+    pub(crate) fn drop_pages(&mut self, pages: Range<usize>) {
+        let range = pages.start * PAGE..pages.end * PAGE;
+        let bytes = &mut self.bytes_mut()[range];
+        // SAFETY: the pages are this window's, and nobody borrows them but this function.
+        let result =
+            unsafe { libc::madvise(bytes.as_mut_ptr().cast(), bytes.len(), libc::MADV_DONTNEED) };
+        // It fails for ranges that are not mapped, or locked into memory.
+        if result != 0 {
+            self.idle[pages].fill(1);
+            return;
+        }
+        self.idle[pages].fill(0);
+    }
+
+    /// The image that memory goes back to.
+    pub fn image(&self) -> Option<&Arc<Image>> {
+        self.image.as_ref()
+    }
+
+    /// Copies bytes that may lie in an image's file which has been cut short, where a plain read
+    /// would end the process. `None` if they can't be read.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not lie in memory.
+    pub fn copy_out(&self, range: Range<usize>) -> Option<Vec<u8>> {
+        let bytes = &self.bytes()[range];
+        if !self.image.as_ref().is_some_and(|image| self.layered && image.may_shrink()) {
+            return Some(bytes.to_vec());
+        }
+        // A system call that is given an address it can't read says so.
+        image::through_pipe(bytes)
+    }
+
+    /// Makes pages resident in one step, which takes about two thirds of the time of a page fault
+    /// for each. A hint: where the system does not do it (Linux before 5.14, no memory), the pages
+    /// come with their first use as others do.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not lie in memory.
+    pub fn populate(&mut self, range: Range<usize>) {
+        let start = range.start & !(PAGE - 1);
+        let pages = &mut self.bytes_mut()[start..range.end];
+        // SAFETY: the pages are this mapping's, and making them resident changes no byte of them.
+        unsafe {
+            libc::madvise(pages.as_mut_ptr().cast(), pages.len(), libc::MADV_POPULATE_WRITE);
+        }
+    }
+
+    /// Bytes in it.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Where it lies in the host's address space, for handing it to a hypervisor.
+    pub fn host_address(&self) -> u64 {
+        self.base.addr().get() as u64
+    }
+
+    /// All of it, for reading.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `base` and `size` are the mapping made in `new`, which lives as long as `self`.
+        // Nobody writes to it while this borrow lasts: the host needs `&mut self` for that, and a
+        // vCPU runs only under an exclusive borrow of the machine that owns this value.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.size) }
+    }
+
+    /// All of it, for writing.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.untouched = false;
+        // SAFETY: as for `bytes`; `&mut self` makes this the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.size) }
+    }
+}
+
+impl Drop for GuestMemory {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `new`, and no borrow of it outlives `self`.
+        let result = unsafe { libc::munmap(self.base.as_ptr().cast(), self.size) };
+        debug_assert_eq!(result, 0);
+    }
+}
+
+/// A borrowed [`GuestMemory`] that can be filled, restored and captured, but not exchanged for
+/// another one: the hypervisor goes on using it.
+#[derive(Debug)]
+pub struct Window<'a> {
+    memory: &'a mut GuestMemory,
+}
+
+impl<'a> Window<'a> {
+    /// Lends guest memory.
+    pub fn new(memory: &'a mut GuestMemory) -> Window<'a> {
+        Window { memory }
+    }
+
+    /// Whether the image is mapped, and not only what memory goes back to.
+    pub fn is_layered(&self) -> bool {
+        self.memory.layered
+    }
+
+    /// See [`GuestMemory::clear`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn clear(&mut self) -> Result<(), MapError> {
+        self.memory.clear()
+    }
+
+    /// See [`GuestMemory::fill`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn fill(&mut self, image: &Arc<Image>, eager: &[Range<usize>]) -> Result<(), MapError> {
+        self.memory.fill(image, eager)
+    }
+
+    /// See [`GuestMemory::populate`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub fn populate(&mut self, range: Range<usize>) {
+        self.memory.populate(range);
+    }
+
+    /// See [`GuestMemory::restore`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn restore(&mut self, from: usize, keep: usize) -> Result<Restored, RestoreError> {
+        self.memory.restore(from, keep)
+    }
+
+    /// See [`GuestMemory::remember`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn remember(&mut self, from: usize) -> Result<(), CaptureError> {
+        self.memory.remember(from)
+    }
+
+    /// See [`GuestMemory::capture`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn capture(&mut self, leave_out: &[Range<usize>]) -> Result<Arc<Image>, CaptureError> {
+        self.memory.capture(leave_out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_reads_as_zero_and_keeps_what_is_written() {
+        let mut memory = GuestMemory::new(1 << 20).unwrap();
+        assert!(memory.bytes().iter().all(|byte| *byte == 0));
+        memory.bytes_mut()[12345] = 7;
+        assert_eq!(memory.bytes()[12345], 7);
+        assert_eq!(memory.size(), 1 << 20);
+    }
+
+    #[test]
+    fn gigabytes_cost_address_space_only() {
+        let mut memory = GuestMemory::new(64 << 30).unwrap();
+        let last = memory.size() - 1;
+        memory.bytes_mut()[last] = 1;
+        assert_eq!(memory.bytes()[last], 1);
+    }
+
+    #[test]
+    fn impossible_sizes_are_errors() {
+        assert!(GuestMemory::new(0).is_err());
+        assert!(GuestMemory::new(u64::MAX).is_err());
+        assert!(GuestMemory::new(1 << 60).unwrap_err().to_string().contains("1152921504606846976"));
+    }
+}

@@ -8,12 +8,15 @@ mod compute;
 mod echo;
 mod floors;
 mod interrupt;
+mod memory;
+mod reset;
+mod spawn;
 mod threads;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use glowbox::Guest;
+use glowbox::{Engine, Guest};
 use glowbox_bench::subject::{self, Bare, Result};
 
 use crate::peers;
@@ -56,6 +59,11 @@ impl Plan {
         Plan { rows, turn: Turn::Every(1), open: Box::new(open) }
     }
 
+    fn last(mut self) -> Plan {
+        self.turn = Turn::Last;
+        self
+    }
+
     fn every(mut self, rounds: u32) -> Plan {
         self.turn = Turn::Every(rounds);
         self
@@ -71,6 +79,10 @@ pub(crate) struct Lab {
     pub(crate) bare: Arc<Bare>,
     pub(crate) elf: Arc<[u8]>,
     pub(crate) guest: Guest,
+    /// Without a pool.
+    pub(crate) cold: Engine,
+    /// With the pool that it has by default.
+    pub(crate) pooled: Engine,
     wasm: OnceCell<std::result::Result<Wasm, String>>,
 }
 
@@ -78,7 +90,9 @@ impl Lab {
     pub(crate) fn open() -> Result<Lab> {
         let elf = subject::elf();
         let guest = subject::guest(&elf)?;
-        Ok(Lab { bare: Arc::new(Bare::open()?), elf, guest, wasm: OnceCell::new() })
+        let (cold, pooled) = (Engine::builder().pool_size(0).build()?, Engine::new()?);
+        let bare = Arc::new(Bare::open()?);
+        Ok(Lab { bare, elf, guest, cold, pooled, wasm: OnceCell::new() })
     }
 
     /// The WebAssembly module, compiled when it is first asked for; or why there is none.
@@ -96,9 +110,12 @@ pub(crate) fn all() -> Vec<Plan> {
     let mut plans = floors::plans();
     plans.extend(calls::plans());
     plans.extend(echo::plans());
+    plans.extend(spawn::plans());
+    plans.extend(reset::plans());
     plans.push(interrupt::plan());
     plans.extend(compute::plans());
     plans.push(threads::plan());
     plans.extend(peers::plans());
+    plans.push(memory::plan());
     plans
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use glowbox::{Function, Sandbox};
+use glowbox::{Engine, Function, Sandbox};
 use glowbox_bench::floor::Floor;
 use glowbox_bench::subject::{self, Result};
 
@@ -15,6 +15,8 @@ use crate::samples::{Samples, timed};
 const CALLS: u32 = 8;
 /// Times that calls and bare exits take turns in a round.
 const TURNS: u32 = 3;
+/// Calls in a batch.
+const BATCH: u32 = 100;
 /// Host calls in a call.
 const HOST_CALLS: u32 = 32;
 
@@ -26,22 +28,38 @@ pub(crate) fn plans() -> Vec<Plan> {
         Row::glowbox("build-elf-drop", "the same, and dropping the sandbox")
             .against(Yardstick::row("floor-create-drop", "bare creation and end")),
     ];
+    let batch = format!("a call of add in a batch of {BATCH}");
     let calls = vec![
         Row::glowbox("call-warm", "add(u32, u32) by handle, warm").at_most(1.05),
         Row::glowbox("call-by-name", "the same through Sandbox::call"),
         Row::glowbox("call-host", "what each host call adds to a call that makes 32").at_most(1.10),
+        Row::glowbox("call-batch", batch).at_most(0.05),
     ];
     vec![
-        Plan::new(builds, |lab| ready(Build(Arc::clone(&lab.elf)))).every(2),
+        Plan::new(builds, |lab| ready(Build::open(lab))).every(2),
         Plan::new(calls, |lab| ready(Calls::open(lab)?)),
     ]
 }
 
-struct Build(Arc<[u8]>);
+/// From nothing: an engine without a pool makes each VM anew.
+struct Build {
+    engine: Engine,
+    elf: Arc<[u8]>,
+}
+
+impl Build {
+    fn open(lab: &Lab) -> Build {
+        Build { engine: lab.cold.clone(), elf: Arc::clone(&lab.elf) }
+    }
+
+    fn build(&self) -> Result<Sandbox> {
+        Ok(subject::builder().engine(&self.engine).build(subject::guest(&self.elf)?)?)
+    }
+}
 
 impl Experiment for Build {
     fn sample(&mut self, samples: &mut Samples) -> Result<()> {
-        let (sandbox, build) = timed(|| subject::sandbox(subject::guest(&self.0)?))?;
+        let (sandbox, build) = timed(|| self.build())?;
         samples.add("build-elf", build);
         let ((), end) = timed(|| -> Result<()> {
             drop(sandbox);
@@ -95,6 +113,15 @@ impl Experiment for Calls {
         }
         let by_name = || self.sandbox.call::<_, u32>("add", (2u32, 3u32));
         samples.add("call-by-name", timed(by_name)?.1);
+        let inputs = || (0..BATCH).map(|number| (number, 3));
+        let (sums, time) =
+            timed(|| -> Result<_> { Ok(self.add.call_many(&mut self.sandbox, inputs())) })?;
+        samples.add("call-batch", time / f64::from(BATCH));
+        for (sum, (a, b)) in sums.into_iter().zip(inputs()) {
+            if sum? != a + b {
+                return Err("the batch adds wrongly".into());
+            }
+        }
         // The call itself is one round trip too, and is taken off.
         let ((), none) = timed(|| self.calls.call(&mut self.sandbox, (0,)))?;
         let ((), many) = timed(|| self.calls.call(&mut self.sandbox, (HOST_CALLS,)))?;

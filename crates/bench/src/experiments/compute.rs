@@ -100,7 +100,9 @@ impl Experiment for Compute {
             // Each side once off the clock: it finds the other's data in the caches.
             let mut run = || match side {
                 0 => Ok(self.native.run(number, times)),
-                _ => self.run.call(&mut self.sandbox, (number, times)).map(Option::unwrap_or_default),
+                _ => {
+                    self.run.call(&mut self.sandbox, (number, times)).map(Option::unwrap_or_default)
+                }
             };
             run()?;
             let (sum, time) = timed(run)?;

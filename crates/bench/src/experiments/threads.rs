@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Instant;
 
-use glowbox::{Function, Sandbox};
+use glowbox::{Function, Sandbox, Snapshot};
 use glowbox_bench::floor::Floor;
 use glowbox_bench::subject::{self, Result};
 
@@ -25,6 +25,9 @@ pub(crate) fn plan() -> Plan {
         Row::glowbox("call-1-thread", one("warm call")),
         Row::glowbox("call-2-threads", two("warm call"))
             .against(Yardstick::row("call-1-thread", "one thread")),
+        Row::glowbox("spawn-1-thread", one("pooled spawn, call and drop")),
+        Row::glowbox("spawn-2-threads", two("pooled spawn, call and drop"))
+            .against(Yardstick::row("spawn-1-thread", "one thread")),
     ];
     Plan::new(rows, |lab| ready(Threads::open(lab)?)).every(2)
 }
@@ -32,6 +35,7 @@ pub(crate) fn plan() -> Plan {
 struct Threads {
     floors: [Floor; 2],
     sandboxes: [Sandbox; 2],
+    snapshots: [Snapshot; 2],
     add: Function<(u32, u32), u32>,
 }
 
@@ -39,8 +43,11 @@ impl Threads {
     fn open(lab: &Lab) -> Result<Threads> {
         let sandboxes =
             [subject::sandbox(lab.guest.clone())?, subject::sandbox(lab.guest.clone())?];
+        let mut booted = subject::builder().engine(&lab.pooled).build(&lab.guest)?;
+        let snapshot = booted.snapshot()?;
+        let snapshots = [snapshot.clone(), snapshot];
         let floors = [lab.bare.create()?, lab.bare.create()?];
-        Ok(Threads { floors, add: sandboxes[0].function("add")?, sandboxes })
+        Ok(Threads { floors, add: sandboxes[0].function("add")?, sandboxes, snapshots })
     }
 }
 
@@ -55,6 +62,12 @@ impl Experiment for Threads {
         };
         samples.add("call-1-thread", at_once(&mut self.sandboxes[..1], call)?);
         samples.add("call-2-threads", at_once(&mut self.sandboxes, call)?);
+        let spawn = |snapshot: &mut Snapshot| -> Result<()> {
+            self.add.call(&mut snapshot.spawn()?, (2, 3))?;
+            Ok(())
+        };
+        samples.add("spawn-1-thread", at_once(&mut self.snapshots[..1], spawn)?);
+        samples.add("spawn-2-threads", at_once(&mut self.snapshots, spawn)?);
         Ok(())
     }
 }

@@ -4,9 +4,9 @@
 //! row of items, each a [`BatchItem`] and the arguments of a call. The guest runs them in order, and
 //! puts a row of results into the outgoing buffer, from its start: each a [`BatchResult`] and what the
 //! message of a single call's return would be. Items and results start at multiples of
-//! [`MESSAGE_ALIGN`](crate::mailbox::MESSAGE_ALIGN). After each result the guest counts it in the
-//! control page, at [`BATCH_PROGRESS_OFFSET`](crate::mailbox::BATCH_PROGRESS_OFFSET), where the host
-//! finds it however the guest stopped: what was done before a fault is not lost.
+//! [`MESSAGE_ALIGN`]. After each result the guest counts it in the control page, at
+//! [`BATCH_PROGRESS_OFFSET`](crate::mailbox::BATCH_PROGRESS_OFFSET), where the host finds it however
+//! the guest stopped: what was done before a fault is not lost.
 //!
 //! While an item runs, whatever it sends (host calls, log records, results of nested calls) lies
 //! behind the results so far. If that is too little room, the guest *flushes*: it leaves with

@@ -9,6 +9,7 @@
 //! - [`batch`]: many calls in one message, and their results, checked;
 //! - [`fault`]: what a guest did wrong, from vector, error code and address;
 //! - [`registers`]: what a vCPU holds;
+//! - [`snapshot_file`]: snapshots as files, and files as snapshots, checked;
 //! - [`symbols`]: which function an address lies in.
 //!
 //! The crate holds no `unsafe` and does no input or output, so all of it can be tested, fuzzed and
@@ -26,4 +27,5 @@ pub mod mail;
 pub mod paging;
 pub mod registers;
 pub mod signature;
+pub mod snapshot_file;
 pub mod symbols;

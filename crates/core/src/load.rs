@@ -60,18 +60,28 @@ pub struct Entry {
 ///
 /// If the memory is smaller than the layout, or the layout is another program's.
 pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Entry {
-    let tables = range(layout.memory(RegionKind::PageTables));
-    let tables = &mut memory[tables];
-    paging::build(&layout.mappings(), tables, PAGE_TABLES_GPA)
-        .expect("the layout counted its tables");
-    paging::link_directories(tables, PAGE_TABLES_GPA, Gva(LENT.start), layout.lent_tables())
-        .expect("the supervisor's addresses lie below the same table");
+    page_tables(layout, memory);
     segments(program, layout, memory);
     relocate(program, layout, memory);
     boot_info(layout, start, memory);
     entropy(layout, &start.entropy, memory);
     let rip = Gva(program.entry().wrapping_add(layout.load_base()));
     Entry { rip, rsp: initial_stack(program, layout, start, memory) }
+}
+
+/// Writes a layout's page tables.
+///
+/// # Panics
+///
+/// If the memory is smaller than the layout.
+pub fn page_tables(layout: &Layout, memory: &mut [u8]) {
+    let tables = range(layout.memory(RegionKind::PageTables));
+    let tables = &mut memory[tables];
+    tables.fill(0);
+    paging::build(&layout.mappings(), tables, PAGE_TABLES_GPA)
+        .expect("the layout counted its tables");
+    paging::link_directories(tables, PAGE_TABLES_GPA, Gva(LENT.start), layout.lent_tables())
+        .expect("the supervisor's addresses lie below the same table");
 }
 
 /// The parts of guest memory that [`load`] writes to, and the guest's first instructions after it:

@@ -23,7 +23,7 @@ const DEFAULT_STACK: u64 = 1 << 20;
 /// Default size of messages.
 const DEFAULT_MESSAGE: u64 = 16 << 20;
 /// Default deadline of a call.
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest text of a log record that can be asked for.
 const MAX_LOG_TEXT: usize = 1 << 20;
 

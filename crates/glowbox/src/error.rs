@@ -62,6 +62,8 @@ pub enum ErrorKind {
     Io,
     /// The guest's file is not a guest that can be run.
     InvalidGuest,
+    /// The file is no snapshot that can be loaded here; the text names the field at fault.
+    InvalidSnapshot,
     /// An option has a value it can't have.
     InvalidOption,
     /// The guest asks for a host function that is not registered.

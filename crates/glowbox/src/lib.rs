@@ -72,7 +72,7 @@ pub use interrupt::InterruptHandle;
 pub use log::{LogLevel, LogLimits, LogRecord};
 pub use mapping::Mapping;
 pub use sandbox::{Sandbox, Stats};
-pub use snapshot::{Snapshot, Spawner};
+pub use snapshot::{Loader, Snapshot, Spawner};
 
 pub use glowbox_core::fault::{Access, Fault, FaultKind};
 pub use glowbox_core::layout::RegionKind;

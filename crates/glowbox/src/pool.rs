@@ -15,6 +15,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use glowbox_core::snapshot_file::FeatureWord;
 use glowbox_machine::Machine;
 use glowbox_machine::interrupt::{InstalledSignal, RunControl};
 use glowbox_machine::kvm::{Kvm, KvmMachine};
@@ -75,6 +76,11 @@ impl Pool {
         self.process == std::process::id()
     }
 
+    /// The CPU features and state components that guests are shown.
+    pub(crate) fn cpu(&self) -> (Vec<FeatureWord>, u64) {
+        self.kvm.cpu()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Shell>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,8 +121,7 @@ impl Pool {
     /// Adds a new shell in which an image is mapped.
     pub(crate) fn add_ready(&self, snapshot: &Captured) -> Result<(), Error> {
         let mut shell = self.make(snapshot.setup.layout.size())?;
-        let own = &snapshot.setup.places.hosts_own;
-        shell.window().fill(&snapshot.image, own).map_err(Error::of_memory)?;
+        snapshot.fill(&mut *shell)?;
         self.put(shell);
         Ok(())
     }

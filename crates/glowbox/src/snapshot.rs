@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use glowbox_core::load;
 use glowbox_core::registers::CpuState;
+use glowbox_machine::Machine;
 use glowbox_mem::Image;
 
 use crate::builder::HostFunctions;
@@ -13,6 +15,10 @@ use crate::instance::{Instance, Own};
 use crate::log::{Log, LogRecord};
 use crate::setup::Setup;
 use crate::{Error, ErrorKind, Guest, Sandbox};
+
+mod file;
+
+pub use file::Loader;
 
 /// A guest's memory and registers at one moment between two calls, from which any number of sandboxes
 /// can be spawned, in microseconds each, on any thread.
@@ -61,6 +67,22 @@ impl Drop for Captured {
 }
 
 impl Captured {
+    /// Puts its memory into a machine.
+    pub(crate) fn fill(&self, machine: &mut dyn Machine) -> Result<(), Error> {
+        let own = &self.setup.places.hosts_own;
+        machine.window().fill(&self.image, own).map_err(|error| {
+            let text = "the snapshot's image can't be mapped; if it is in a file, that may have been \
+                        cut short: save the snapshot again";
+            Error::with_source(ErrorKind::MemoryLost, text, error)
+        })?;
+        if self.image.may_shrink() {
+            // Nothing that runs in ring 0 or maps memory comes from a file.
+            load::page_tables(&self.setup.layout, machine.memory_mut());
+            machine.install(&self.state);
+        }
+        Ok(())
+    }
+
     /// The log that a sandbox of it gets.
     fn log(&self) -> Log {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).another()

@@ -127,7 +127,9 @@ impl Instance {
         let setup = &snapshot.setup;
         setup.engine.check_process()?;
         let mut lease = setup.engine.pool().lease(setup.layout.size(), Some(&snapshot.image))?;
-        fill(&mut lease, snapshot)?;
+        if !has_mapped(&mut lease, &snapshot.image) {
+            snapshot.fill(&mut *lease)?;
+        }
         let mut instance = Instance::new(lease, Arc::clone(setup), Origin::of(snapshot), own);
         instance.begin()?;
         Ok(instance)
@@ -190,8 +192,7 @@ impl Instance {
             // The system does not say what was written: all of it is mapped anew.
             Err(RestoreError::Unknown { .. }) if self.origin.snapshot.is_some() => {
                 let snapshot = self.origin.snapshot.clone().expect("there is one");
-                let own = &self.setup.places.hosts_own;
-                self.lease.window().fill(&snapshot.image, own).map_err(of_image)
+                snapshot.fill(&mut *self.lease)
             }
             Err(error) => Err(of_restore(error)),
         }
@@ -229,7 +230,7 @@ impl Instance {
         if has_mapped(&mut self.lease, &snapshot.image) {
             self.put_back()?;
         } else {
-            fill(&mut self.lease, snapshot)?;
+            snapshot.fill(&mut *self.lease)?;
         }
         self.begin()
     }
@@ -272,15 +273,6 @@ impl Instance {
     }
 }
 
-/// Makes sure that the snapshot's image is in memory.
-fn fill(lease: &mut Lease, snapshot: &Captured) -> Result<(), Error> {
-    if has_mapped(lease, &snapshot.image) {
-        return Ok(());
-    }
-    let own = &snapshot.setup.places.hosts_own;
-    lease.window().fill(&snapshot.image, own).map_err(of_image)
-}
-
 /// Whether the image is in memory, shared as far as it has not been written.
 fn has_mapped(lease: &mut Lease, image: &Arc<Image>) -> bool {
     lease.window().is_layered() && lease.image().is_some_and(|mapped| Arc::ptr_eq(mapped, image))
@@ -299,12 +291,6 @@ impl Origin {
 fn of_capture(error: CaptureError) -> Error {
     let text = format!("the guest's memory can't be captured: {error}");
     Error::with_source(ErrorKind::Hypervisor, text, error)
-}
-
-fn of_image(error: glowbox_mem::MapError) -> Error {
-    let text = "the snapshot's image can't be mapped; if it is in a file, that may have been cut \
-                short: save the snapshot again";
-    Error::with_source(ErrorKind::MemoryLost, text, error)
 }
 
 fn of_restore(error: RestoreError) -> Error {

@@ -28,6 +28,7 @@ mod files;
 mod host_functions;
 mod limits;
 mod many;
+mod maps;
 mod memory;
 mod protocol;
 mod random;
@@ -50,6 +51,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("host_functions", host_functions::TESTS),
     ("limits", limits::TESTS),
     ("many", many::TESTS),
+    ("maps", maps::TESTS),
     ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),

@@ -5,6 +5,7 @@
 //! leaves, state that XCR0 does not enable) reads as absent. A few supervisor features stay because
 //! the hypervisor wants to see them before it lets the control registers use them.
 
+use glowbox_core::snapshot_file::{CpuidRegister, FeatureWord};
 use kvm_bindings::kvm_cpuid_entry2;
 
 /// x87, SSE and AVX state, as bits of XCR0.
@@ -75,6 +76,34 @@ pub(super) fn xcr0(supported: &[kvm_cpuid_entry2]) -> Option<u64> {
 pub(super) fn for_guest(supported: &[kvm_cpuid_entry2]) -> Vec<kvm_cpuid_entry2> {
     let avx = xcr0(supported).is_some_and(|components| components & XCR0_AVX != 0);
     supported.iter().filter_map(|entry| filter(entry, avx)).collect()
+}
+
+/// The registers that hold feature bits, by leaf and subleaf.
+const FEATURES: [(u32, u32, CpuidRegister); 9] = [
+    (1, 0, CpuidRegister::Ecx),
+    (1, 0, CpuidRegister::Edx),
+    (7, 0, CpuidRegister::Ebx),
+    (7, 0, CpuidRegister::Ecx),
+    (7, 0, CpuidRegister::Edx),
+    (0xd, 1, CpuidRegister::Eax),
+    (0x8000_0001, 0, CpuidRegister::Ecx),
+    (0x8000_0001, 0, CpuidRegister::Edx),
+    (0x8000_0008, 0, CpuidRegister::Ebx),
+];
+
+/// The feature bits among the entries a guest gets.
+pub(super) fn features(entries: &[kvm_cpuid_entry2]) -> Vec<FeatureWord> {
+    let word = |(leaf, subleaf, register)| {
+        let entry = entries.iter().find(|e| (e.function, e.index) == (leaf, subleaf))?;
+        let mask = match register {
+            CpuidRegister::Eax => entry.eax,
+            CpuidRegister::Ebx => entry.ebx,
+            CpuidRegister::Ecx => entry.ecx,
+            CpuidRegister::Edx => entry.edx,
+        };
+        (mask != 0).then_some(FeatureWord { leaf, subleaf, register, mask })
+    };
+    FEATURES.into_iter().filter_map(word).collect()
 }
 
 fn filter(entry: &kvm_cpuid_entry2, avx: bool) -> Option<kvm_cpuid_entry2> {

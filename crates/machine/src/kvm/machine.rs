@@ -36,6 +36,11 @@ const EFER: u64 = 1 << 0 | 1 << 8 | 1 << 10 | 1 << 11;
 /// IOPL 3 (see the supervisor), and the bit that is always set.
 const RFLAGS: u64 = 3 << 12 | 1 << 1;
 
+/// The flags that ring-3 code can change: carry, parity, adjust, zero, sign, trap, direction,
+/// overflow, alignment check, identification.
+const USER_FLAGS: u64 =
+    1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_SFMASK: u32 = 0xc000_0084;
@@ -146,7 +151,7 @@ impl KvmMachine {
         // The resume page loads RAX and RDX, and jumps to RIP.
         let regs = kvm_regs {
             rip: RESUME.0,
-            rflags: r.rflags | RFLAGS,
+            rflags: r.rflags & USER_FLAGS | RFLAGS,
             rbx: r.rbx,
             rcx: r.rcx,
             rsi: r.rsi,

@@ -16,6 +16,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Cap;
 
+use glowbox_core::snapshot_file::FeatureWord;
+
 use crate::MachineError;
 
 pub use machine::KvmMachine;
@@ -71,6 +73,14 @@ impl Kvm {
         let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
         let sync_regs = device.check_extension_int(Cap::SyncRegs) & wanted == wanted;
         Ok(Kvm { device, cpuid, xcr0, sync_regs, sregs: OnceLock::new() })
+    }
+}
+
+impl Kvm {
+    /// The features that guests are shown, as CPUID has them, and the state components that they can
+    /// use (XCR0; 0 without XSAVE).
+    pub fn cpu(&self) -> (Vec<FeatureWord>, u64) {
+        (cpuid::features(self.cpuid.as_slice()), self.xcr0.unwrap_or(0))
     }
 }
 

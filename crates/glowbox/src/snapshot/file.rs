@@ -1,0 +1,403 @@
+//! Saving a snapshot to a file, and loading it.
+//!
+//! What the file looks like is `glowbox_core::snapshot_file`'s business; here it is written, mapped,
+//! and turned into a guest again. A file is not trusted. What runs in ring 0 and what maps memory
+//! never comes from it: supervisor, resume page and page tables are made anew from the layout,
+//! whenever its image is mapped. So a file that someone has made up can be no more than a hostile guest.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glowbox_abi::mailbox::{ENTROPY_OFFSET, Entropy};
+use glowbox_core::layout::{Layout, RegionKind};
+use glowbox_core::registers::{CpuState, ExtendedState};
+use glowbox_core::snapshot_file::{
+    Contents, FormatError, Header, ImageHasher, Metadata, Run as FileRun,
+};
+use glowbox_mem::{Image, PAGE, Run};
+
+use super::{Captured, Snapshot};
+use crate::builder::{DEFAULT_DEADLINE, HostFunctions, check_deadline};
+use crate::host_function::{HostFunction, Prototypes};
+use crate::log::{self, Log, LogLevel, LogLimits, LogRecord, misleads};
+use crate::randomness::Randomness;
+use crate::setup::{Setup, SetupOptions};
+use crate::{Engine, Error, ErrorKind, Guest};
+
+/// Bytes of an image that are read or written at once.
+const CHUNK: usize = 1 << 20;
+
+impl Snapshot {
+    /// Saves the snapshot to a file, with the guest's program, so that [`Snapshot::load`] needs nothing
+    /// else but the host functions.
+    ///
+    /// The file appears under its name when it is complete and on the disk, and replaces one that is
+    /// there; whatever happens before, there is the old file or none. It can be read and written by this
+    /// user only, since it holds all that the guest has in memory. `docs/snapshot-format.md` says what
+    /// is in it.
+    ///
+    /// ```no_run
+    /// # fn example(sandbox: &mut glowbox::Sandbox) -> Result<(), glowbox::Error> {
+    /// sandbox.snapshot()?.save("warm.glowbox")?;
+    /// // Later, perhaps elsewhere:
+    /// let snapshot = glowbox::Snapshot::load("warm.glowbox")?;
+    /// let mut sandbox = snapshot.spawn()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) if it can't be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let path = path.as_ref();
+        let failed = |source: io::Error| {
+            let text = format!("the snapshot can't be saved to `{}`", path.display());
+            Error::with_source(ErrorKind::Io, text, source)
+        };
+        let captured = self.captured();
+        let mut hasher = ImageHasher::new();
+        read_image(&captured.image, |chunk| {
+            hasher.update(chunk);
+            Ok(())
+        })
+        .map_err(failed)?;
+        let contents = Contents {
+            metadata: metadata(captured),
+            runs: captured.image.runs().iter().map(to_file).collect(),
+            program: captured.setup.guest.program().bytes(),
+        };
+        let beginning = contents.encode(hasher.finish()).map_err(|error| {
+            let text = format!("the snapshot can't be saved: {error}");
+            Error::with_source(ErrorKind::InvalidSnapshot, text, error)
+        })?;
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let mut file =
+            tempfile::Builder::new().prefix(".glowbox-").tempfile_in(folder).map_err(failed)?;
+        file.write_all(&beginning).map_err(failed)?;
+        read_image(&captured.image, |chunk| file.write_all(chunk)).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        // The name is on the disk when the folder is.
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    }
+
+    /// Loads a snapshot that [`Snapshot::save`] has saved, for the shared engine, and verifies all of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Loader::load`].
+    pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, Error> {
+        Snapshot::loader().load(path)
+    }
+
+    /// Chooses how a snapshot is loaded.
+    pub fn loader() -> Loader {
+        Loader {
+            engine: None,
+            verify: true,
+            functions: HostFunctions::default(),
+            deadline: Some(DEFAULT_DEADLINE),
+            sink: Box::new(log::to_tracing),
+            log_limits: LogLimits::default(),
+        }
+    }
+}
+
+/// Chooses how a snapshot is loaded; made by [`Snapshot::loader`].
+///
+/// ```no_run
+/// # fn main() -> Result<(), glowbox::Error> {
+/// let snapshot = glowbox::Snapshot::loader()
+///     .verify(false)
+///     .host_function("weekday", || "Monday".to_string())
+///     .load("warm.glowbox")?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a loader does nothing until `load` is called"]
+pub struct Loader {
+    engine: Option<Engine>,
+    verify: bool,
+    functions: HostFunctions,
+    deadline: Option<Duration>,
+    sink: Box<dyn log::Sink>,
+    log_limits: LogLimits,
+}
+
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader").field("verify", &self.verify).finish_non_exhaustive()
+    }
+}
+
+impl Loader {
+    /// Uses this engine instead of the shared one.
+    pub fn engine(mut self, engine: &Engine) -> Loader {
+        self.engine = Some(engine.clone());
+        self
+    }
+
+    /// Whether the memory image is read once and checked against its checksum, which is so by default
+    /// and takes time in proportion to its size. Without it, loading takes the same time whatever the size;
+    /// everything else in the file is checked all the same.
+    ///
+    /// What this can find is damage. It does not make a file trustworthy: whoever can write a file can
+    /// write its checksums. But neither need it be trusted: a guest from an altered file is a guest
+    /// like any other, which can do what any guest can.
+    pub fn verify(mut self, verify: bool) -> Loader {
+        self.verify = verify;
+        self
+    }
+
+    /// Registers a function that the guest may call by this name, for all sandboxes that are spawned
+    /// from the snapshot; host functions are not part of the file. See
+    /// [`Builder::host_function`](crate::Builder::host_function).
+    pub fn host_function<M: 'static>(
+        mut self,
+        name: impl Into<String>,
+        function: impl HostFunction<M>,
+    ) -> Loader {
+        self.functions.add(name.into(), function);
+        self
+    }
+
+    /// Ends every call after this time, unless the call has a deadline of its own; ten seconds by
+    /// default.
+    pub fn deadline(mut self, time: Duration) -> Loader {
+        self.deadline = Some(time);
+        self
+    }
+
+    /// Lets calls take as long as they take. They can still be interrupted.
+    pub fn no_deadline(mut self) -> Loader {
+        self.deadline = None;
+        self
+    }
+
+    /// Hands the guests' log records to `sink` instead of `tracing`. See
+    /// [`Builder::log_sink`](crate::Builder::log_sink).
+    pub fn log_sink(mut self, sink: impl FnMut(&LogRecord<'_>) + Clone + Send + 'static) -> Loader {
+        self.sink = Box::new(sink);
+        self
+    }
+
+    /// Loads the file. Its memory image is mapped, not read (but see [`Loader::verify`]).
+    ///
+    /// The file must stay as it is while the snapshot or a sandbox of it lives. If it is cut short,
+    /// what needs the bytes that are gone ends with [`MemoryLost`](ErrorKind::MemoryLost). Replacing
+    /// it by another file under its name, as [`Snapshot::save`] does, is safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ErrorKind::Io) if it can't be read; [`InvalidSnapshot`](ErrorKind::InvalidSnapshot) with
+    /// the field at fault if it is truncated, altered, of another version or architecture, or needs a
+    /// CPU feature that is missing; [`InvalidGuest`](ErrorKind::InvalidGuest) for the program in it;
+    /// [`SignatureMismatch`](ErrorKind::SignatureMismatch) and
+    /// [`InvalidOption`](ErrorKind::InvalidOption) for the host functions and the deadline;
+    /// [`HypervisorMissing`](ErrorKind::HypervisorMissing) and its like for the engine.
+    pub fn load(self, path: impl AsRef<Path>) -> Result<Snapshot, Error> {
+        let path = path.as_ref();
+        check_deadline(self.deadline)?;
+        let shown = path.display().to_string();
+        let failed = |source: io::Error| {
+            let text = format!("snapshot file `{shown}` can't be read");
+            Error::with_source(ErrorKind::Io, text, source)
+        };
+        let invalid = |error: FormatError| {
+            let text = format!("`{shown}` is not a snapshot that can be loaded here: {error}");
+            Error::with_source(ErrorKind::InvalidSnapshot, text, error)
+        };
+        // Before it is opened: a pipe would block.
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        if !metadata.is_file() {
+            let text = format!("snapshot file `{shown}` is no regular file");
+            return Err(Error::new(ErrorKind::InvalidSnapshot, text));
+        }
+        let file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let mut first = vec![0; usize::try_from(length).unwrap_or(PAGE).min(Header::SIZE)];
+        file.read_exact_at(&mut first, 0).map_err(failed)?;
+        let header = Header::parse(&first, length).map_err(invalid)?;
+        let range = header.contents();
+        let mut bytes = vec![0; index(range.end - range.start)];
+        file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
+        let contents = Contents::parse(&header, &bytes).map_err(invalid)?;
+        let engine = match self.engine {
+            Some(engine) => engine,
+            None => Engine::shared()?,
+        };
+        engine.check_process()?;
+        let (features, xcr0) = engine.pool().cpu();
+        contents.metadata.check_cpu(&features, xcr0).map_err(invalid)?;
+        if self.verify {
+            let mut hasher = ImageHasher::new();
+            read_file(&file, header.image(), |chunk| hasher.update(chunk)).map_err(failed)?;
+            header.check_image(hasher.finish()).map_err(invalid)?;
+        }
+        // The name is shown in errors, and is whatever the file says.
+        let shown = |c: char| if misleads(c) { char::REPLACEMENT_CHARACTER } else { c };
+        let name: String = contents.metadata.name.chars().map(shown).collect();
+        let guest = Guest::from_bytes(&name, contents.program)?;
+        let mut given = self.functions.checked(&guest, false)?;
+        let layout = layout(&guest, &contents.metadata).map_err(invalid)?;
+        check_runs(&contents.runs, &layout).map_err(invalid)?;
+        let state = state(&contents.metadata).map_err(invalid)?;
+        let runs = contents.runs.iter().map(from_file).collect();
+        let image = Image::in_file(file, header.image().start, runs).map_err(failed)?;
+        let control = index(layout.memory(RegionKind::Control).start);
+        let generation = generation(&image, control).map_err(failed)?;
+        let level = contents.metadata.log_level;
+        let level = (level > 0).then(|| LogLevel::from_number(level));
+        let limits = LogLimits { text: index(contents.metadata.log_text_limit), ..self.log_limits };
+        let options = SetupOptions {
+            randomness: contents.metadata.seed.map_or(Randomness::System, Randomness::Fixed),
+            log_level: contents.metadata.log_level,
+            log_text_limit: contents.metadata.log_text_limit,
+        };
+        let setup = Setup::new(engine, guest, layout, options);
+        let prototypes = setup.names.iter().map(|name| given.remove(&**name)).collect();
+        Ok(Snapshot::new(Arc::new(Captured {
+            setup: Arc::new(setup),
+            image: Arc::new(image),
+            state: Arc::new(state),
+            generation,
+            prototypes: Arc::new(Prototypes::new(prototypes)),
+            log: Log::new(self.sink, limits, level).into(),
+            deadline: self.deadline,
+        })))
+    }
+}
+
+fn metadata(captured: &Captured) -> Metadata {
+    let setup = &captured.setup;
+    let (features, xcr0) = setup.engine.pool().cpu();
+    Metadata {
+        creator: env!("CARGO_PKG_VERSION").to_string(),
+        features,
+        xcr0,
+        limits: setup.layout.limits(),
+        load_base: setup.layout.load_base(),
+        window_size: setup.layout.size(),
+        registers: captured.state.registers,
+        fs_base: captured.state.fs_base,
+        gs_base: captured.state.gs_base,
+        extended_state: captured.state.extended.bytes().to_vec(),
+        name: setup.guest.name().to_string(),
+        seed: match setup.randomness {
+            Randomness::System => None,
+            Randomness::Fixed(seed) => Some(seed),
+        },
+        log_level: setup.log_level,
+        log_text_limit: setup.log_text_limit,
+    }
+}
+
+fn layout(guest: &Guest, metadata: &Metadata) -> Result<Layout, FormatError> {
+    let invalid = |field: &str, found, problem| FormatError::Invalid {
+        field: field.to_string(),
+        found,
+        problem,
+    };
+    let base = metadata.load_base;
+    if !Layout::accepts_load_base(guest.program(), base) {
+        return Err(invalid("load base", base, "the program can't be loaded there"));
+    }
+    let layout = Layout::at(guest.program(), metadata.limits, base)
+        .map_err(|error| invalid(error.name, error.found, "that is no limit that can be"))?;
+    if layout.size() != metadata.window_size {
+        let problem = "the program with these limits has memory of another size";
+        return Err(invalid("window size", metadata.window_size, problem));
+    }
+    Ok(layout)
+}
+
+/// Checks that no page is one of those that only the host ever writes.
+fn check_runs(runs: &[FileRun], layout: &Layout) -> Result<(), FormatError> {
+    let page = PAGE as u64;
+    let table = layout.memory(RegionKind::MapTable);
+    let own = table.start / page..layout.lent_tables().end / page;
+    let hit =
+        runs.iter().find(|run| run.first_page < own.end && run.first_page + run.pages > own.start);
+    match hit {
+        None => Ok(()),
+        Some(run) => Err(FormatError::Invalid {
+            field: "runs table".to_string(),
+            found: run.first_page,
+            problem: "it has pages of what is lent to guests, which no snapshot holds",
+        }),
+    }
+}
+
+fn state(metadata: &Metadata) -> Result<CpuState, FormatError> {
+    let area = &metadata.extended_state;
+    let extended = ExtendedState::from_xsave(area, metadata.xcr0, u32::MAX);
+    let extended = extended.ok_or_else(|| FormatError::Invalid {
+        field: "extended state length".to_string(),
+        found: area.len() as u64,
+        problem: "no CPU that Glowbox runs on has so much",
+    })?;
+    let (fs_base, gs_base) = (metadata.fs_base, metadata.gs_base);
+    Ok(CpuState { registers: metadata.registers, fs_base, gs_base, extended })
+}
+
+/// The generation of random numbers that the memory of an image is of, as the memory says.
+fn generation(image: &Image, control: usize) -> io::Result<u64> {
+    let page = control / PAGE;
+    let run = image.runs().iter().find(|run| (run.first..run.first + run.count).contains(&page));
+    let Some(run) = run else { return Ok(0) };
+    let mut bytes = [0; PAGE];
+    image.read(run.at + page - run.first, &mut bytes)?;
+    let entropy = bytes[ENTROPY_OFFSET..].first_chunk().expect("it lies in the page");
+    Ok(Entropy::from_bytes(entropy).generation)
+}
+
+/// Hands an image's bytes to `take`, part by part.
+fn read_image(image: &Image, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    let mut at = 0;
+    while at < image.pages() {
+        let pages = (image.pages() - at).min(CHUNK / PAGE);
+        image.read(at, &mut chunk[..pages * PAGE])?;
+        take(&chunk[..pages * PAGE])?;
+        at += pages;
+    }
+    Ok(())
+}
+
+/// Hands a part of a file to `take`, part by part.
+fn read_file(
+    file: &File,
+    range: std::ops::Range<u64>,
+    mut take: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    let mut at = range.start;
+    while at < range.end {
+        let part = &mut chunk[..index(range.end - at).min(CHUNK)];
+        file.read_exact_at(part, at)?;
+        take(part);
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+fn to_file(run: &Run) -> FileRun {
+    let [first_page, pages, image_page] = [run.first, run.count, run.at].map(|page| page as u64);
+    FileRun { first_page, pages, image_page }
+}
+
+fn from_file(run: &FileRun) -> Run {
+    Run { first: index(run.first_page), count: index(run.pages), at: index(run.image_page) }
+}
+
+fn index(value: u64) -> usize {
+    usize::try_from(value).expect("checked to lie in a file or in guest memory")
+}

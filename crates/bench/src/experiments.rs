@@ -5,9 +5,11 @@
 
 mod calls;
 mod compute;
+mod creation;
 mod echo;
 mod floors;
 mod interrupt;
+mod load;
 mod memory;
 mod reset;
 mod spawn;
@@ -108,10 +110,12 @@ impl Lab {
 /// Everything that can be measured, in the order of the table.
 pub(crate) fn all() -> Vec<Plan> {
     let mut plans = floors::plans();
-    plans.extend(calls::plans());
+    plans.push(creation::plan());
+    plans.push(calls::plan());
     plans.extend(echo::plans());
-    plans.extend(spawn::plans());
+    plans.push(spawn::plan());
     plans.extend(reset::plans());
+    plans.extend(load::plans());
     plans.push(interrupt::plan());
     plans.extend(compute::plans());
     plans.push(threads::plan());

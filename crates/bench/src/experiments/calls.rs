@@ -1,14 +1,12 @@
-//! Building a sandbox from its ELF file, and calls that carry next to nothing.
+//! Calls that carry next to nothing.
 
-use std::sync::Arc;
-
-use glowbox::{Engine, Function, Sandbox};
+use glowbox::{Function, Sandbox};
 use glowbox_bench::floor::Floor;
 use glowbox_bench::subject::{self, Result};
 
-use super::floors::{CREATE, exits};
+use super::floors::exits;
 use super::{Experiment, Lab, Plan, ready};
-use crate::rows::{Row, Yardstick};
+use crate::rows::Row;
 use crate::samples::{Samples, timed};
 
 /// Calls in a round, each a sample.
@@ -20,14 +18,7 @@ const BATCH: u32 = 100;
 /// Host calls in a call.
 const HOST_CALLS: u32 = 32;
 
-pub(crate) fn plans() -> Vec<Plan> {
-    let creation = Yardstick::row(CREATE, "bare creation");
-    let builds = vec![
-        Row::glowbox("build-elf", "from an ELF file's bytes to a guest that waits")
-            .against(creation),
-        Row::glowbox("build-elf-drop", "the same, and dropping the sandbox")
-            .against(Yardstick::row("floor-create-drop", "bare creation and end")),
-    ];
+pub(crate) fn plan() -> Plan {
     let batch = format!("a call of add in a batch of {BATCH}");
     let calls = vec![
         Row::glowbox("call-warm", "add(u32, u32) by handle, warm").at_most(1.05),
@@ -35,39 +26,7 @@ pub(crate) fn plans() -> Vec<Plan> {
         Row::glowbox("call-host", "what each host call adds to a call that makes 32").at_most(1.10),
         Row::glowbox("call-batch", batch).at_most(0.05),
     ];
-    vec![
-        Plan::new(builds, |lab| ready(Build::open(lab))).every(2),
-        Plan::new(calls, |lab| ready(Calls::open(lab)?)),
-    ]
-}
-
-/// From nothing: an engine without a pool makes each VM anew.
-struct Build {
-    engine: Engine,
-    elf: Arc<[u8]>,
-}
-
-impl Build {
-    fn open(lab: &Lab) -> Build {
-        Build { engine: lab.cold.clone(), elf: Arc::clone(&lab.elf) }
-    }
-
-    fn build(&self) -> Result<Sandbox> {
-        Ok(subject::builder().engine(&self.engine).build(subject::guest(&self.elf)?)?)
-    }
-}
-
-impl Experiment for Build {
-    fn sample(&mut self, samples: &mut Samples) -> Result<()> {
-        let (sandbox, build) = timed(|| self.build())?;
-        samples.add("build-elf", build);
-        let ((), end) = timed(|| -> Result<()> {
-            drop(sandbox);
-            Ok(())
-        })?;
-        samples.add("build-elf-drop", build + end);
-        Ok(())
-    }
+    Plan::new(calls, |lab| ready(Calls::open(lab)?))
 }
 
 struct Calls {

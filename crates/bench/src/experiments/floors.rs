@@ -1,9 +1,7 @@
-//! What KVM takes by itself to create a VM and to leave it, and memory to be copied.
-
-use std::sync::Arc;
+//! What KVM takes by itself to leave a VM and come back, and memory to be copied.
 
 use glowbox_bench::floor::{Floor, memcpy_floor};
-use glowbox_bench::subject::{Bare, ECHO_SIZES, Pages, Result};
+use glowbox_bench::subject::{ECHO_SIZES, Pages, Result};
 
 use super::{Experiment, Plan, ready};
 use crate::rows::{EXIT, Row};
@@ -14,8 +12,6 @@ const COPIES: u32 = 8;
 /// Exits in a round, each a sample.
 const EXITS: u32 = 8;
 
-pub(crate) const CREATE: &str = "floor-create";
-
 /// The row of a copy of `ECHO_SIZES[size]`.
 pub(crate) fn copy_id(size: usize) -> String {
     format!("floor-memcpy-{}", ECHO_SIZES[size].0.to_lowercase().replace(' ', ""))
@@ -23,17 +19,11 @@ pub(crate) fn copy_id(size: usize) -> String {
 
 pub(crate) fn plans() -> Vec<Plan> {
     let exits = vec![Row::floor(EXIT, "R: out in ring 3, and back: KVM_RUN of a bare VM")];
-    let creation = vec![
-        Row::floor("floor-create-only", "create a bare VM, up to its first instruction"),
-        Row::floor(CREATE, "create a bare VM, up to its first exit"),
-        Row::floor("floor-create-drop", "the same, and close it"),
-    ];
     let copies = ECHO_SIZES.iter().enumerate().map(|(at, (name, _))| {
         Row::floor(copy_id(at), format!("memcpy of {name}, page-aligned, target warm"))
     });
     vec![
         Plan::new(exits, |lab| ready(Exits(lab.bare.create()?))),
-        Plan::new(creation, |lab| ready(Creation(Arc::clone(&lab.bare)))),
         Plan::new(copies.collect(), |_| ready(Copies::new())),
     ]
 }
@@ -54,24 +44,6 @@ pub(crate) fn exits(floor: &mut Floor, samples: &mut Samples) -> Result<()> {
         samples.add(EXIT, time);
     }
     Ok(())
-}
-
-struct Creation(Arc<Bare>);
-
-impl Experiment for Creation {
-    fn sample(&mut self, samples: &mut Samples) -> Result<()> {
-        let (floor, time) = timed(|| self.0.create_only())?;
-        samples.add("floor-create-only", time);
-        drop(floor);
-        let (floor, create) = timed(|| self.0.create())?;
-        samples.add(CREATE, create);
-        let ((), close) = timed(|| -> Result<()> {
-            drop(floor);
-            Ok(())
-        })?;
-        samples.add("floor-create-drop", create + close);
-        Ok(())
-    }
 }
 
 struct Copies {

@@ -1,36 +1,22 @@
-//! From a snapshot to a sandbox: with a VM from the pool, and with one that is made for it.
+//! From a snapshot to a sandbox with a VM from the pool.
 
 use glowbox::{Function, Sandbox, Snapshot};
 use glowbox_bench::subject::{self, Result};
 
-use super::floors::CREATE;
 use super::{Experiment, Lab, Plan, ready};
-use crate::rows::{Row, Yardstick};
+use crate::rows::Row;
 use crate::samples::{Samples, timed};
 
 /// Sandboxes from the pool in a round, each a sample.
 const SPAWNS: u32 = 4;
 
-pub(crate) fn plans() -> Vec<Plan> {
+pub(crate) fn plan() -> Plan {
     let pooled = vec![
         Row::glowbox("spawn-pooled", "spawn from the pool, first call, drop").at_most(2.5),
         Row::glowbox("spawn-pooled-only", "of these: the spawn"),
         Row::glowbox("spawn-pooled-drop", "of these: the drop"),
     ];
-    let cold = vec![
-        Row::glowbox("spawn-cold", "spawn with an empty pool, until spawn returns")
-            .against(Yardstick::row("floor-create-only", "creation, not run"))
-            .at_most(1.15),
-        Row::glowbox("spawn-cold-call", "spawn with an empty pool, and first call")
-            .against(Yardstick::row(CREATE, "bare creation"))
-            .at_most(1.15),
-        Row::glowbox("spawn-cold-drop", "the same, and drop")
-            .against(Yardstick::row("floor-create-drop", "bare creation and end")),
-    ];
-    vec![
-        Plan::new(pooled, |lab| ready(Pooled(Spawn::open(lab, true)?))),
-        Plan::new(cold, |lab| ready(Cold(Spawn::open(lab, false)?))),
-    ]
+    Plan::new(pooled, |lab| ready(Pooled(Spawn::open(lab)?)))
 }
 
 /// A snapshot of the small guest as it is when it has started.
@@ -40,9 +26,8 @@ struct Spawn {
 }
 
 impl Spawn {
-    fn open(lab: &Lab, pooled: bool) -> Result<Spawn> {
-        let engine = if pooled { &lab.pooled } else { &lab.cold };
-        let mut sandbox = subject::builder().engine(engine).build(&lab.guest)?;
+    fn open(lab: &Lab) -> Result<Spawn> {
+        let mut sandbox = subject::builder().engine(&lab.pooled).build(&lab.guest)?;
         Ok(Spawn { snapshot: sandbox.snapshot()?, add: sandbox.function("add")? })
     }
 
@@ -72,18 +57,6 @@ impl Experiment for Pooled {
             samples.add("spawn-pooled-only", spawn);
             samples.add("spawn-pooled-drop", end);
         }
-        Ok(())
-    }
-}
-
-struct Cold(Spawn);
-
-impl Experiment for Cold {
-    fn sample(&mut self, samples: &mut Samples) -> Result<()> {
-        let [spawn, call, end] = self.0.life()?;
-        samples.add("spawn-cold", spawn);
-        samples.add("spawn-cold-call", spawn + call);
-        samples.add("spawn-cold-drop", spawn + call + end);
         Ok(())
     }
 }

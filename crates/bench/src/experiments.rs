@@ -15,6 +15,9 @@ mod reset;
 mod spawn;
 mod threads;
 
+pub(crate) use memory::Count as MemoryCount;
+pub(crate) use reset::WRITTEN as WRITTEN_PAGES;
+
 use std::cell::OnceCell;
 use std::sync::Arc;
 

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use glowbox_bench::subject::{self, Result};
 
+use crate::experiments::MemoryCount;
 use crate::machine::Machine;
 use crate::report::Board;
 use crate::rounds::Choice;
@@ -45,6 +46,9 @@ struct Options {
     /// Name all rows, and measure nothing.
     #[arg(long)]
     list: bool,
+    /// Be the process that counts the memory of sandboxes.
+    #[arg(long, hide = true)]
+    count_memory: bool,
     /// Where the results go.
     #[arg(long, value_name = "FOLDER", default_value = "target/scoreboard")]
     output: PathBuf,
@@ -70,13 +74,19 @@ fn main() -> ExitCode {
         eprintln!("glowbox-bench: nothing can be measured here: {reason}");
         return if options.check { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
-    match measure(choice, &options) {
+    let result = if options.count_memory { count_memory() } else { measure(choice, &options) };
+    match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("glowbox-bench: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn count_memory() -> Result<ExitCode> {
+    println!("{}", serde_json::to_string(&MemoryCount::take()?)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn measure(choice: Choice, options: &Options) -> Result<ExitCode> {

@@ -1,5 +1,6 @@
 //! What a run came to: a table, a file for programs, and a page for people.
 
+mod axis;
 mod html;
 mod plot;
 pub(crate) mod table;

@@ -16,7 +16,7 @@ pub(crate) struct Samples {
 }
 
 /// How much memory a number of sandboxes take together, in bytes.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(crate) struct MemoryPoint {
     pub(crate) sandboxes: u32,
     /// Pages that only this process has.

@@ -57,6 +57,7 @@ static PAGES: Mutex<Vec<Page>> = Mutex::new(Vec::new());
 #[guest_function]
 fn fill(count: u32) {
     let mut pages = PAGES.lock();
+    pages.reserve_exact(count as usize);
     for page in 0..count {
         let mut bytes = Page([0; 4096]);
         for (byte, constant) in bytes.0.iter_mut().zip(TABLE.iter().skip(page as usize % 4096)) {

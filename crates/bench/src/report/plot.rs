@@ -64,8 +64,9 @@ pub(crate) fn distributions(board: &Board) -> Plot {
         .iter()
         .filter_map(|line| sorted(line))
         .map(|of| [of.quantile(0.0), of.quantile(0.995)]);
-    let (low, high) =
-        ends.fold((f64::MAX, 0f64), |(low, high), [least, most]| (low.min(least), high.max(most)));
+    let (low, high) = ends.fold((f64::MAX, 0f64), |(low, high), [least, most]| {
+        (low.min(least.max(1.0)), high.max(most))
+    });
     if lines.is_empty() {
         return None;
     }
@@ -278,19 +279,19 @@ pub(crate) fn compute(board: &Board) -> Plot {
     if bars.is_empty() {
         return None;
     }
-    let axis = Axis::linear(most * 1.02, 300.0, WIDTH - 120.0);
+    let axis = Axis::linear(most * 1.02, 340.0, WIDTH - 120.0);
     let (mut y, mut content) = (8.0, String::new());
     for (what, systems) in &bars {
         content += &text(0.0, y + 14.0, "", what);
         for (system, ratio, median) in systems {
             let (class, width) = (class(*system), axis.place(*ratio) - axis.from);
-            content += &text(292.0, y + 14.0, "tick end", system.name());
+            content += &text(332.0, y + 14.0, "tick end", system.name());
             content += &format!(
-                r#"<rect x="300" y="{y:.1}" width="{width:.1}" height="{:.1}" rx="2" class="bar {class}"/>"#,
+                r#"<rect x="340" y="{y:.1}" width="{width:.1}" height="{:.1}" rx="2" class="bar {class}"/>"#,
                 ROW - 4.0
             );
             let label = format!("{} ({ratio:.2})", amount(*median, Unit::Nanoseconds));
-            content += &text(308.0 + width, y + 13.0, "tick", &label);
+            content += &text(348.0 + width, y + 13.0, "tick", &label);
             y += ROW;
         }
         y += 12.0;

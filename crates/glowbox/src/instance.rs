@@ -67,6 +67,8 @@ pub(crate) struct Instance {
     /// First offset in the incoming buffer that the guest does not borrow.
     incoming_free: usize,
     nesting: u32,
+    /// Whether the guest has not run since it was put into its origin's state.
+    fresh: bool,
     /// The batch under way.
     batch: Option<Batch>,
     stats: Stats,
@@ -81,6 +83,8 @@ struct Origin {
     generation: u64,
     /// The snapshot, if it is one.
     snapshot: Option<Arc<Captured>>,
+    /// Why the window remembers nothing, if it could not.
+    unknown: Option<Error>,
 }
 
 /// What a machine counts.
@@ -218,6 +222,7 @@ impl Instance {
 
     /// Runs the guest until it says something that is for the caller.
     fn run(&mut self) -> Result<GuestMail, Error> {
+        self.fresh = false;
         loop {
             let exit = self.lease.run().map_err(Error::of_machine)?;
             if exit != Exit::CalledOut {

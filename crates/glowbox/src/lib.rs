@@ -26,7 +26,24 @@
 //! With a value; with an error that the guest function returned ([`ErrorKind::Guest`]), after which
 //! the sandbox goes on; or with the sandbox *spent*: the guest panicked, faulted, ran out of time or
 //! memory, or broke the protocol. A spent sandbox refuses further calls
-//! ([`ErrorKind::Spent`]); drop it and build another.
+//! ([`ErrorKind::Spent`]) until it is [reset](Sandbox::reset).
+//!
+//! # Boot once, then spawn
+//!
+//! A [`Snapshot`] is a guest between two calls. [`Snapshot::spawn`] makes sandboxes of it in
+//! microseconds, on any thread; [`Sandbox::reset`] puts one back in place. They share the snapshot's
+//! memory until they write to it, and a dropped sandbox leaves its VM, scrubbed, to the next one
+//! ([`EngineBuilder::pool_size`]).
+//!
+//! ```no_run
+//! # fn main() -> Result<(), glowbox::Error> {
+//! let mut sandbox = glowbox::Sandbox::builder().build("plugin.elf")?;
+//! let snapshot = sandbox.snapshot()?;
+//! let mut fresh = snapshot.spawn()?;
+//! let answer: u32 = fresh.call("serve", ("a request",))?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What a guest can do to its host
 //!

@@ -217,6 +217,17 @@ impl Lease {
         self.from = from;
     }
 
+    /// Whether the machine is one of this pool's.
+    pub(crate) fn is_of(&self, pool: &Arc<Pool>) -> bool {
+        Arc::ptr_eq(&self.pool, pool)
+    }
+
+    /// Makes the machine obey a control that there are handles to already.
+    pub(crate) fn adopt_control(&mut self, control: Arc<RunControl>) {
+        self.pool.watchdog.watch(&control);
+        self.set_control(control);
+    }
+
     /// The pages of its own that memory may keep when it is put back.
     pub(crate) fn keep(&self) -> usize {
         self.pool.limits.pages
@@ -224,7 +235,7 @@ impl Lease {
 
     /// Makes the machine fit to be seen by others. `false` if that can't be.
     fn scrub(shell: &mut Shell, from: usize, keep: usize) -> bool {
-        if shell.is_broken() || shell.take_back().is_err() {
+        if shell.settle().is_err() || shell.take_back().is_err() {
             return false;
         }
         let mut window = shell.window();

@@ -62,6 +62,15 @@ pub trait Machine: Send {
     /// [`MachineError`] if the hypervisor refuses.
     fn state(&mut self) -> Result<CpuState, MachineError>;
 
+    /// Brings to an end whatever the last exit left unfinished, which might still write to memory,
+    /// and wipes what the guest's end has left in the supervisor. To be called before memory is put
+    /// back.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses; the machine is broken then.
+    fn settle(&mut self) -> Result<(), MachineError>;
+
     /// Whether something happened to it after which it can't be started again.
     fn is_broken(&self) -> bool;
 

@@ -153,6 +153,12 @@ impl Image {
         Ok(Image::new(runs, Storage::File { file, offset }))
     }
 
+    /// Whether one of its runs has this page of memory.
+    pub(crate) fn has(&self, page: usize) -> bool {
+        let next = self.runs.partition_point(|run| run.first <= page);
+        next > 0 && page < self.runs[next - 1].first + self.runs[next - 1].count
+    }
+
     /// The runs, ascending.
     pub fn runs(&self) -> &[Run] {
         &self.runs
@@ -275,7 +281,6 @@ impl GuestMemory {
         }
         self.found = found;
         self.image = Some(Arc::new(Image::new(runs, Storage::Bytes(bytes))));
-        self.layered = false;
         Ok(())
     }
 
@@ -314,7 +319,6 @@ impl GuestMemory {
     /// Goes back to `image` from now on, of which memory is a copy.
     fn adopt(&mut self, image: &Arc<Image>) {
         self.image = Some(Arc::clone(image));
-        self.layered = false;
         // Private pages stay private, and none is news to the image.
         for pages in &self.found {
             self.idle[pages.clone()].fill(1);
@@ -332,8 +336,7 @@ impl GuestMemory {
         let left_out = |page: usize| leave_out.iter().any(|range| range.contains(&(page * PAGE)));
         let zero = |page: usize| self.bytes()[page * PAGE..(page + 1) * PAGE] == [0; PAGE];
         // Of the image that is mapped, what has not been written: no need to look into it.
-        let mapped = self.image.as_ref().filter(|_| self.layered);
-        let shared = mapped.into_iter().flat_map(|image| image.runs());
+        let shared = self.mapped.iter().flat_map(|image| image.runs());
         pages.extend(shared.flat_map(|run| run.first..run.first + run.count));
         pages.sort_unstable();
         let private: Vec<usize> = found.iter().flat_map(Clone::clone).collect();

@@ -78,7 +78,10 @@ impl GuestMemory {
     }
 
     fn put_back(&mut self, found: &[Range<usize>], keep: usize) -> Result<Restored, RestoreError> {
-        let image = self.image.clone();
+        let (image, layered) = (self.image.clone(), self.is_layered());
+        // Below a page that goes back to zero there may be one of an image that was mapped before.
+        let beneath = self.mapped.clone().filter(|_| !layered);
+        let zero_beneath = |page| !beneath.as_ref().is_some_and(|image| image.has(page));
         let mut restored = Restored::default();
         let mut news = Vec::new();
         let mut tired: Vec<Range<usize>> = Vec::new();
@@ -87,7 +90,7 @@ impl GuestMemory {
             for page in pages.clone() {
                 restored.private += 1;
                 let from = pristine.page(page)?;
-                let droppable = self.layered || from.is_none();
+                let droppable = layered || from.is_none() && zero_beneath(page);
                 if restored.private > keep && droppable {
                     restored.written += 1;
                     add(&mut tired, page);
@@ -111,7 +114,7 @@ impl GuestMemory {
                 }
             }
         }
-        if let (Some(image), true) = (&image, self.layered) {
+        if let (Some(image), true) = (&image, layered) {
             if !news.is_empty() {
                 image.learn(&news);
             }

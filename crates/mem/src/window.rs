@@ -15,9 +15,10 @@ pub struct GuestMemory {
     pub(crate) size: usize,
     /// What it goes back to.
     pub(crate) image: Option<Arc<Image>>,
-    /// Whether the image is mapped here, so that a page that is dropped becomes the image's again.
-    /// Otherwise a dropped page reads as zero.
-    pub(crate) layered: bool,
+    /// The image that is mapped here: a page of it that is dropped becomes the image's again. Other
+    /// dropped pages read as zero. It is what memory goes back to, unless something else has been
+    /// captured since.
+    pub(crate) mapped: Option<Arc<Image>>,
     /// For each page: 0 if it is not known to be private, otherwise one more than how many restores
     /// in a row have found it unwritten.
     pub(crate) idle: Vec<u8>,
@@ -71,11 +72,12 @@ impl GuestMemory {
             return Err(MapError { size, source: io::Error::last_os_error() });
         }
         let base = NonNull::new(base.cast()).ok_or_else(invalid)?;
+        small_pages(base, length);
         Ok(GuestMemory {
             base,
             size: length,
             image: None,
-            layered: false,
+            mapped: None,
             // Zeroed by the system, and so not there until it is used.
             idle: vec![0; length.div_ceil(PAGE)],
             found: Vec::new(),
@@ -90,12 +92,13 @@ impl GuestMemory {
     /// [`MapError`] if the system refuses. What is in memory is then anything.
     pub fn clear(&mut self) -> Result<(), MapError> {
         self.image = None;
-        self.layered = false;
-        self.idle.fill(0);
         if self.untouched {
             return Ok(());
         }
         self.map_zeros(0..self.size)?;
+        self.mapped = None;
+        // Zeroed by the system: most of it has not been used.
+        self.idle = vec![0; self.idle.len()];
         self.untouched = true;
         Ok(())
     }
@@ -117,6 +120,7 @@ impl GuestMemory {
     pub fn fill(&mut self, image: &Arc<Image>, eager: &[Range<usize>]) -> Result<(), MapError> {
         self.clear()?;
         self.untouched = false;
+        self.mapped = Some(Arc::clone(image));
         for run in image.runs() {
             assert!(run.first + run.count <= self.size / PAGE, "the image of a larger memory");
             self.map_run(image, *run, eager)?;
@@ -127,7 +131,6 @@ impl GuestMemory {
             self.idle[pages].fill(1);
         }
         self.image = Some(Arc::clone(image));
-        self.layered = true;
         Ok(())
     }
 
@@ -206,6 +209,9 @@ impl GuestMemory {
             let source = io::Error::last_os_error();
             return Err(MapError { size: range.len() as u64, source });
         }
+        if let Some(start) = NonNull::new(mapped.cast()) {
+            small_pages(start, range.len());
+        }
         Ok(())
     }
 
@@ -229,6 +235,14 @@ impl GuestMemory {
         self.image.as_ref()
     }
 
+    /// Whether what memory goes back to is mapped.
+    pub(crate) fn is_layered(&self) -> bool {
+        match (&self.image, &self.mapped) {
+            (Some(image), Some(mapped)) => Arc::ptr_eq(image, mapped),
+            _ => false,
+        }
+    }
+
     /// Copies bytes that may lie in an image's file which has been cut short, where a plain read
     /// would end the process. `None` if they can't be read.
     ///
@@ -237,7 +251,7 @@ impl GuestMemory {
     /// If the range does not lie in memory.
     pub fn copy_out(&self, range: Range<usize>) -> Option<Vec<u8>> {
         let bytes = &self.bytes()[range];
-        if !self.image.as_ref().is_some_and(|image| self.layered && image.may_shrink()) {
+        if !self.mapped.as_ref().is_some_and(|mapped| mapped.may_shrink()) {
             return Some(bytes.to_vec());
         }
         // A system call that is given an address it can't read says so.
@@ -286,6 +300,13 @@ impl GuestMemory {
     }
 }
 
+/// Keeps the system from making a whole large page private where a guest writes a byte. A hint: not
+/// every kernel has large pages.
+fn small_pages(start: NonNull<u8>, length: usize) {
+    // SAFETY: says how a mapping of this module's own is to be backed, and changes no byte of it.
+    unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_NOHUGEPAGE) };
+}
+
 impl Drop for GuestMemory {
     fn drop(&mut self) {
         // SAFETY: this is the mapping made in `new`, and no borrow of it outlives `self`.
@@ -309,7 +330,7 @@ impl<'a> Window<'a> {
 
     /// Whether the image is mapped, and not only what memory goes back to.
     pub fn is_layered(&self) -> bool {
-        self.memory.layered
+        self.memory.is_layered()
     }
 
     /// See [`GuestMemory::clear`].

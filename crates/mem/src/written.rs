@@ -12,8 +12,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use crate::PAGE;
 
@@ -90,15 +90,29 @@ pub(crate) fn find(memory: &[u8], first: usize, found: &mut Vec<Range<usize>>) -
     read_entries(pagemap, memory, first, found)
 }
 
-/// This process's page map. It stays open: it describes this process only, and a fork does not use
-/// what it has inherited.
+/// This process's page map, which stays open. It describes the process that opened it, whoever asks:
+/// a fork opens another one. Without a lock, which a fork might inherit locked.
 fn pagemap() -> io::Result<&'static File> {
-    static PAGEMAP: OnceLock<File> = OnceLock::new();
-    if let Some(file) = PAGEMAP.get() {
+    static PAGEMAP: AtomicPtr<(u32, File)> = AtomicPtr::new(ptr::null_mut());
+    let process = std::process::id();
+    let known = PAGEMAP.load(Ordering::Acquire);
+    // SAFETY: null, or what was stored below, which is never freed.
+    if let Some((owner, file)) = unsafe { known.as_ref() }
+        && *owner == process
+    {
         return Ok(file);
     }
-    let file = File::open("/proc/self/pagemap")?;
-    Ok(PAGEMAP.get_or_init(|| file))
+    let opened = Box::into_raw(Box::new((process, File::open("/proc/self/pagemap")?)));
+    match PAGEMAP.compare_exchange(known, opened, Ordering::AcqRel, Ordering::Acquire) {
+        // SAFETY: just made, and never freed from now on. There is one for each fork in a line.
+        Ok(_) => Ok(unsafe { &(*opened).1 }),
+        Err(others) => {
+            // SAFETY: just made, and nobody else has seen it.
+            drop(unsafe { Box::from_raw(opened) });
+            // SAFETY: another thread of this process has stored it; never freed.
+            Ok(unsafe { &(*others).1 })
+        }
+    }
 }
 
 fn scan(

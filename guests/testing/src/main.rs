@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use testing_types::{Everything, MathError};
 
 mod batches;
+mod kept;
 mod maps;
 mod nesting;
 mod protocol;

@@ -63,7 +63,8 @@ impl Instance {
         let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
         lease.install(&state);
         lease.start(&state).map_err(Error::of_machine)?;
-        let origin = Origin { state: Arc::new(state), generation: 1, snapshot: None };
+        let origin =
+            Origin { state: Arc::new(state), generation: 1, snapshot: None, unknown: None };
         let mut instance = Instance::new(lease, Arc::new(setup), origin, own);
         instance.generation = 1;
         instance.run_start_up()?;
@@ -71,7 +72,8 @@ impl Instance {
         instance.lease.install(&state);
         instance.origin.state = Arc::new(state);
         let from = instance.setup.places.writable_from;
-        instance.lease.window().remember(from).map_err(of_capture)?;
+        // Without it there are no resets, but all else.
+        instance.origin.unknown = instance.lease.window().remember(from).map_err(of_capture).err();
         Ok(instance)
     }
 
@@ -92,6 +94,7 @@ impl Instance {
             spent: None,
             incoming_free: 0,
             nesting: 0,
+            fresh: true,
             batch: None,
             stats: Stats::default(),
         }
@@ -147,6 +150,7 @@ impl Instance {
         self.incoming_free = 0;
         self.nesting = 0;
         self.batch = None;
+        self.fresh = true;
         Ok(())
     }
 
@@ -165,6 +169,7 @@ impl Instance {
     }
 
     fn go_back(&mut self) -> Result<(), Error> {
+        let settled = self.lease.settle();
         if self.lease.is_broken() {
             return match self.origin.snapshot.clone() {
                 Some(snapshot) => self.become_copy_of(&snapshot),
@@ -175,6 +180,13 @@ impl Instance {
                 }
             };
         }
+        settled.map_err(Error::of_machine)?;
+        if let Some(snapshot) = self.origin.snapshot.clone()
+            && !self.lease.image().is_some_and(|image| Arc::ptr_eq(image, &snapshot.image))
+        {
+            // An attempt to put it there has failed before.
+            return self.become_copy_of(&snapshot);
+        }
         self.take_back()?;
         self.put_back()?;
         self.begin()
@@ -182,6 +194,9 @@ impl Instance {
 
     /// Puts memory back, and counts what that took.
     fn put_back(&mut self) -> Result<(), Error> {
+        if let Some(error) = &self.origin.unknown {
+            return Err(error.clone());
+        }
         let (from, keep) = (self.setup.places.writable_from, self.lease.keep());
         match self.lease.window().restore(from, keep) {
             Ok(restored) => {
@@ -216,8 +231,12 @@ impl Instance {
 
     fn become_copy_of(&mut self, snapshot: &Arc<Captured>) -> Result<(), Error> {
         let size = snapshot.setup.layout.size();
-        if self.lease.is_broken() || self.lease.memory().len() as u64 != size {
-            let lease = snapshot.setup.engine.pool().lease(size, Some(&snapshot.image))?;
+        let pool = snapshot.setup.engine.pool();
+        let fits = self.lease.memory().len() as u64 == size && self.lease.is_of(pool);
+        if !fits || self.lease.settle().is_err() {
+            let mut lease = pool.lease(size, Some(&snapshot.image))?;
+            // There may be handles to this sandbox's calls.
+            lease.adopt_control(self.control());
             self.stats = self.stats();
             self.lease = lease;
             self.loans = Loans::default();
@@ -246,7 +265,11 @@ impl Instance {
                         Sandbox::unmap_all, and map it into the spawned sandboxes";
             return Err(Error::new(ErrorKind::InvalidOption, text));
         }
-        let state = Arc::new(self.lease.state().map_err(Error::of_machine)?);
+        // A vCPU that has not been entered yet is not in its state yet.
+        let state = match self.fresh {
+            true => Arc::clone(&self.origin.state),
+            false => Arc::new(self.lease.state().map_err(Error::of_machine)?),
+        };
         self.lease.install(&state);
         let places = &self.setup.places;
         // What the last call left in the mailbox is nobody's business any more.
@@ -255,7 +278,11 @@ impl Instance {
         control[FROM_GUEST_OFFSET..FROM_GUEST_OFFSET + FromGuest::SIZE].fill(0);
         control[BATCH_PROGRESS_OFFSET..BATCH_PROGRESS_OFFSET + 8].fill(0);
         let mailbox = [places.incoming.clone(), places.outgoing.clone()];
-        let image = self.lease.window().capture(&mailbox).map_err(of_capture)?;
+        let image = self.lease.window().capture(&mailbox).map_err(|error| {
+            // It goes back to where it did before.
+            self.lease.install(&self.origin.state);
+            of_capture(error)
+        })?;
         let captured = Arc::new(Captured {
             setup: Arc::clone(&self.setup),
             image,
@@ -284,6 +311,7 @@ impl Origin {
             state: Arc::clone(&snapshot.state),
             generation: snapshot.generation,
             snapshot: Some(Arc::clone(snapshot)),
+            unknown: None,
         }
     }
 }

@@ -26,15 +26,20 @@ mod exhaustion;
 mod faults;
 mod files;
 mod host_functions;
+mod leaks;
 mod limits;
 mod many;
 mod maps;
 mod memory;
+mod patterns;
 mod protocol;
 mod random;
+mod saved;
+mod snapshots;
 mod support;
 mod time;
 mod trace;
+mod windows;
 
 /// A test's name and what it runs.
 type Test = (&'static str, fn());
@@ -49,12 +54,15 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("faults", faults::TESTS),
     ("files", files::TESTS),
     ("host_functions", host_functions::TESTS),
+    ("leaks", leaks::TESTS),
     ("limits", limits::TESTS),
     ("many", many::TESTS),
     ("maps", maps::TESTS),
     ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
+    ("saved", saved::TESTS),
+    ("snapshots", snapshots::TESTS),
     ("time", time::TESTS),
 ];
 

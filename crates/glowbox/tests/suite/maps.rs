@@ -33,7 +33,7 @@ fn faults() -> Sandbox {
 /// How touching an address ends.
 fn touch(sandbox: &mut Sandbox, address: u64, access: &str) -> Option<FaultKind> {
     let ended = sandbox.call::<_, ()>("touch_address", (address, access));
-    ended.err().map(|error| error.fault().unwrap_or_else(|| panic!("{error}")).kind.clone())
+    ended.err().map(|error| error.fault().unwrap_or_else(|| panic!("{error}")).kind)
 }
 
 /// Kilobytes of this process that are resident, by a name in /proc/self/status.
@@ -118,7 +118,8 @@ tests! {
     }
 
     fn what_is_taken_back_is_out_of_reach() {
-        let take_back: [(&str, fn(&mut Sandbox)); 3] = [
+        type TakeBack = fn(&mut Sandbox);
+        let take_back: [(&str, TakeBack); 3] = [
             ("unmap_all", |sandbox| sandbox.unmap_all().unwrap()),
             ("reset", |sandbox| sandbox.reset().unwrap()),
             ("restore", |sandbox| {

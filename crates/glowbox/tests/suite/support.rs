@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
 use crate::calls::Point;
-use glowbox::{Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, Sandbox};
+use glowbox::{
+    Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, HostFunction, Loader, Sandbox,
+    Snapshot,
+};
 
 /// How many tests found that they can't run here.
 static LEFT_OUT: AtomicU32 = AtomicU32::new(0);
@@ -73,11 +76,36 @@ pub(crate) fn builder() -> Builder {
 
 /// The same but for one function, which the test registers itself.
 pub(crate) fn builder_without(left_out: &str) -> Builder {
-    let mut builder = Sandbox::builder();
+    with_functions(Sandbox::builder(), left_out)
+}
+
+/// A loader of snapshots with all that the guest `testing` imports.
+pub(crate) fn loader() -> Loader {
+    with_functions(Snapshot::loader(), "")
+}
+
+/// What host functions are registered with.
+trait Registers: Sized {
+    fn with<M: 'static>(self, name: &str, function: impl HostFunction<M>) -> Self;
+}
+
+impl Registers for Builder {
+    fn with<M: 'static>(self, name: &str, function: impl HostFunction<M>) -> Self {
+        self.host_function(name, function)
+    }
+}
+
+impl Registers for Loader {
+    fn with<M: 'static>(self, name: &str, function: impl HostFunction<M>) -> Self {
+        self.host_function(name, function)
+    }
+}
+
+fn with_functions<B: Registers>(mut builder: B, left_out: &str) -> B {
     macro_rules! register {
         ($($name:literal: $function:expr;)*) => {
             $(if $name != left_out {
-                builder = builder.host_function($name, $function);
+                builder = builder.with($name, $function);
             })*
         };
     }
@@ -111,7 +139,7 @@ pub(crate) fn builder_without(left_out: &str) -> Builder {
     }
     for number in 0..18u32 {
         let name = format!("step_{number}");
-        builder = builder.host_function(name, move |caller: &mut Caller<'_>| -> u32 {
+        builder = builder.with(&name, move |caller: &mut Caller<'_>| -> u32 {
             match caller.call::<_, u32>("step", (number + 1,)) {
                 Ok(below) => below + 1,
                 // The bound was met: say how deep it was.
@@ -145,4 +173,20 @@ pub(crate) fn isolated(name: &str, test: impl FnOnce()) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
     assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
+}
+
+/// Runs code in a forked process and returns how that ended.
+pub(crate) fn in_fork(code: impl FnOnce()) -> i32 {
+    // SAFETY: the child runs the code and leaves by `_exit`, without unwinding into the parent's.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
+        if child == 0 {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code));
+            libc::_exit(i32::from(result.is_err()));
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+        status
+    }
 }

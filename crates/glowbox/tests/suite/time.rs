@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use glowbox::{CallOptions, Engine, ErrorKind};
 
-use crate::support::{builder, builder_without, error, guest, isolated, sandbox};
+use crate::support::{builder, builder_without, error, guest, in_fork, isolated, sandbox};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -246,22 +246,6 @@ fn install_handler(signal: i32, handler: libc::sighandler_t) -> libc::sighandler
 fn raise(signal: i32) {
     // SAFETY: the signal has a handler.
     assert_eq!(unsafe { libc::raise(signal) }, 0);
-}
-
-/// Runs code in a forked process and returns how that ended.
-fn in_fork(code: impl FnOnce()) -> i32 {
-    // SAFETY: the child runs the code and leaves by `_exit`, without unwinding into the parent's.
-    unsafe {
-        let child = libc::fork();
-        assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
-        if child == 0 {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code));
-            libc::_exit(i32::from(result.is_err()));
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
-        status
-    }
 }
 
 fn block_all_signals() {

@@ -272,13 +272,19 @@ impl Machine for KvmMachine {
     }
 
     fn start(&mut self, state: &CpuState) -> Result<(), MachineError> {
+        self.settle()?;
+        self.set_registers(state)
+    }
+
+    fn settle(&mut self) -> Result<(), MachineError> {
         if self.broken {
             return Err(MachineError::Broken);
         }
         if self.unfinished {
             self.finish_exit()?;
+            supervisor::wipe_stack(self.memory.bytes_mut());
         }
-        self.set_registers(state)
+        Ok(())
     }
 
     fn state(&mut self) -> Result<CpuState, MachineError> {

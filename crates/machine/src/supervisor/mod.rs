@@ -124,6 +124,20 @@ pub fn install(memory: &mut [u8]) {
     write_tss(&mut tables[TSS_OFFSET..]);
 }
 
+/// Wipes the supervisor's stack, on which an exception has left registers of the guest's.
+///
+/// # Panics
+///
+/// If the memory is smaller than the supervisor's pages, which no layout's is.
+pub fn wipe_stack(memory: &mut [u8]) {
+    let start = usize::try_from(SUPERVISOR_STACK_GPA.0).expect("the supervisor lies low");
+    let page = &mut memory[start..start + 4096];
+    // A page that has not been written is an image's still, and stays so.
+    if page.iter().any(|byte| *byte != 0) {
+        page.fill(0);
+    }
+}
+
 fn write_gdt(table: &mut [u8]) {
     let base = TSS.base.0;
     let tss_low = u64::from(TSS.limit)

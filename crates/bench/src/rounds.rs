@@ -116,7 +116,7 @@ fn rounds_of(running: &mut [Running], rounds: u32, progress: &mut Progress) -> R
         shuffle(running, &mut random);
         for (turn, experiment) in running.iter_mut() {
             let Turn::Every(every) = *turn else { continue };
-            if round % every == 0 {
+            if round.is_multiple_of(every) {
                 experiment.sample(&mut samples)?;
             }
         }
@@ -140,7 +140,7 @@ impl Progress {
         if round == 0 {
             self.start = Instant::now();
         }
-        if !self.terminal && round % (self.rounds / 8).max(1) != 0 {
+        if !self.terminal && !round.is_multiple_of((self.rounds / 8).max(1)) {
             return;
         }
         let passed = self.start.elapsed().as_secs_f64();

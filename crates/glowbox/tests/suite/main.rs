@@ -34,6 +34,7 @@ mod memory;
 mod patterns;
 mod protocol;
 mod random;
+mod ready;
 mod saved;
 mod snapshots;
 mod support;
@@ -61,6 +62,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
+    ("ready", ready::TESTS),
     ("saved", saved::TESTS),
     ("snapshots", snapshots::TESTS),
     ("time", time::TESTS),

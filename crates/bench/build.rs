@@ -62,13 +62,14 @@ fn worker(out: &Path) {
     println!("cargo:rustc-env=GLOWBOX_WORKER={}", path.display());
 }
 
+/// Whether the target's libraries are there. If not, cargo looks again in the next build.
 fn has_target(target: &str) -> bool {
     let mut command = clean(rustc());
     command.args(["--print", "target-libdir", "--target", target]);
-    command.output().is_ok_and(|output| {
-        output.status.success()
-            && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir()
-    })
+    let Ok(output) = command.output() else { return false };
+    let folder = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    println!("cargo:rerun-if-changed={folder}");
+    output.status.success() && Path::new(&folder).is_dir()
 }
 
 fn rustc_version() -> String {

@@ -1,14 +1,12 @@
 //! How long a sandbox's operations take, and the bare KVM floor's: criterion's view, with its
 //! statistics and comparison with the previous run. What is measured, and how to read it, says
-//! `docs/benchmarks.md`; the bounds are checked by `ratios`.
-
-mod subject;
+//! `docs/benchmarks.md`; the bounds are checked by the scoreboard.
 
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use glowbox_bench::floor::memcpy_floor;
-use subject::{Bare, ECHO_SIZES, Pages, Result};
+use glowbox_bench::subject::{self, Bare, ECHO_SIZES, MESSAGE_SIZE, Pages, Result};
 
 /// Host calls in one call, so that the call around them does not show.
 const HOST_CALLS: u32 = 100;
@@ -102,7 +100,8 @@ fn calls(criterion: &mut Criterion) -> Result<()> {
 
 /// Bytes in and the same bytes out.
 fn echo(criterion: &mut Criterion) -> Result<()> {
-    let mut sandbox = subject::sandbox(subject::guest(&subject::elf())?)?;
+    let guest = subject::guest(&subject::elf())?;
+    let mut sandbox = subject::builder().message_size(MESSAGE_SIZE).build(guest)?;
     let borrowed = sandbox.function::<(&[u8],), Vec<u8>>("echo")?;
     let owned = sandbox.function::<(&[u8],), Vec<u8>>("echo_vec")?;
     let mut group = criterion.benchmark_group("echo");

@@ -357,6 +357,9 @@ fn failed(step: &str, cause: impl Error) -> FloorError {
 #[derive(Debug)]
 struct Memory(NonNull<u8>);
 
+// SAFETY: the mapping belongs to the process and not to a thread, and `Memory` is its only owner.
+unsafe impl Send for Memory {}
+
 impl Memory {
     fn new() -> Result<Self, FloorError> {
         // SAFETY: a new anonymous mapping at an address of the kernel's choosing; it can't overlap

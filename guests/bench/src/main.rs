@@ -3,7 +3,11 @@
 #![no_std]
 #![no_main]
 
+mod table;
+
 use glowbox_guest::{guest_function, host_function};
+use spin::Mutex;
+use table::TABLE;
 
 #[host_function]
 fn nothing();
@@ -33,24 +37,48 @@ fn calls(count: u32) {
     }
 }
 
-/// What makes the guest's image the 100 KiB that the bound on creation is about: constants as a
-/// program has them in fonts, dictionaries or lookup tables. No byte of it is zero, so it stands in
-/// the file.
-static TABLE: [u8; 100 << 10] = table();
-
-const fn table() -> [u8; 100 << 10] {
-    let mut table = [0; 100 << 10];
-    let mut state: u32 = 1;
-    let mut at = 0;
-    while at < table.len() {
-        // A step of Marsaglia's xorshift; its bytes are no pattern that a file system might shrink.
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        table[at] = state.to_le_bytes()[0] | 1;
-        at += 1;
+/// Runs until it is stopped.
+#[guest_function]
+fn spin() {
+    loop {
+        core::hint::spin_loop();
     }
-    table
+}
+
+/// A page of memory, which starts where a page of the VM's does.
+#[derive(Clone)]
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
+/// What is written to and read again. Filled before a snapshot is taken, it is part of the image.
+static PAGES: Mutex<Vec<Page>> = Mutex::new(Vec::new());
+
+/// Makes that many pages, with other bytes on each and no zero among them.
+#[guest_function]
+fn fill(count: u32) {
+    let mut pages = PAGES.lock();
+    pages.reserve_exact(count as usize);
+    for page in 0..count {
+        let mut bytes = Page([0; 4096]);
+        for (byte, constant) in bytes.0.iter_mut().zip(TABLE.iter().skip(page as usize % 4096)) {
+            *byte = *constant;
+        }
+        pages.push(bytes);
+    }
+}
+
+/// Writes all bytes of the first `count` pages, and says how many pages those were.
+#[guest_function]
+fn write(count: u32, value: u8) -> usize {
+    let mut pages = PAGES.lock();
+    let pages = pages.iter_mut().take(count as usize);
+    pages.map(|page| page.0.fill(value)).count()
+}
+
+/// The first byte of a page.
+#[guest_function]
+fn peek(page: u32) -> Option<u8> {
+    PAGES.lock().get(page as usize).map(|page| page.0[0])
 }
 
 /// Keeps the table from being thrown out of the image.

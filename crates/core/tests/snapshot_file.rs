@@ -381,7 +381,7 @@ fn what_could_not_be_loaded_is_not_saved() {
     assert_eq!(save(|c| c.runs[1].image_page = 0), "run 1: image page");
     let too_many = |c: &mut Contents<'_>| {
         c.metadata.window_size = 1 << 30;
-        c.runs = (0..1025).map(|n| Run { first_page: n, pages: 1, image_page: n }).collect();
+        c.runs = (0..65_537).map(|n| Run { first_page: n, pages: 1, image_page: n }).collect();
     };
     assert_eq!(save(too_many), "runs table length");
 }

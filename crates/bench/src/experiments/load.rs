@@ -75,7 +75,11 @@ impl Load {
 impl Experiment for Load {
     fn sample(&mut self, samples: &mut Samples) -> Result<()> {
         for image in &self.images {
-            let loader = || Snapshot::loader().engine(&image.engine).verify(self.verify);
+            let loader = || {
+                let loader = Snapshot::loader().engine(&image.engine).verify(self.verify);
+                // As much as the image was made with, and more.
+                loader.memory_limit(u64::MAX)
+            };
             let start = Instant::now();
             let snapshot = loader().host_function("nothing", || ()).load(&image.path)?;
             let mut sandbox = snapshot.spawn()?;

@@ -314,9 +314,9 @@ impl Loader {
         let (found, most) = (metadata.limits, self.limits);
         for (field, found, most, option) in [
             ("heap limit", found.heap, most.heap, "memory_limit"),
-            ("stack size", found.stack, most.stack, "stack_size"),
-            ("incoming size", found.incoming, most.incoming, "message_size"),
-            ("outgoing size", found.outgoing, most.outgoing, "message_size"),
+            ("stack limit", found.stack, most.stack, "stack_size"),
+            ("incoming limit", found.incoming, most.incoming, "message_size"),
+            ("outgoing limit", found.outgoing, most.outgoing, "message_size"),
         ] {
             if found > most {
                 let text = format!(

@@ -291,8 +291,8 @@ tests! {
         type Allow = fn(glowbox::Loader) -> glowbox::Loader;
         let cases: [(&str, Change, Allow); 3] = [
             ("heap limit", |b| b.memory_limit(128 << 20), |l| l.memory_limit(128 << 20)),
-            ("stack size", |b| b.stack_size(2 << 20), |l| l.stack_size(2 << 20)),
-            ("incoming size", |b| b.message_size(32 << 20), |l| l.message_size(32 << 20)),
+            ("stack limit", |b| b.stack_size(2 << 20), |l| l.stack_size(2 << 20)),
+            ("incoming limit", |b| b.message_size(32 << 20), |l| l.message_size(32 << 20)),
         ];
         for (field, change, allow) in cases {
             let mut original = change(Sandbox::builder()).build(guest("faults")).unwrap();

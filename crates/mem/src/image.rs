@@ -18,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::restore::WRITTEN;
 use crate::{GuestMemory, PAGE, written};
 
 /// Most runs of an image that are mapped. Each is a mapping of its own in every window, as is the gap
@@ -220,14 +221,19 @@ impl Image {
     }
 
     /// One of its pages; `space` is for images that have to be read.
-    pub(crate) fn page<'a>(&'a self, at: usize, space: &'a mut [u8; PAGE]) -> io::Result<&'a [u8]> {
+    pub(crate) fn page<'a>(
+        &'a self,
+        at: usize,
+        space: &'a mut Option<Box<[u8; PAGE]>>,
+    ) -> io::Result<&'a [u8]> {
         let range = at * PAGE..(at + 1) * PAGE;
         match &self.storage {
             Storage::Bytes(bytes) => Ok(&bytes[range]),
             Storage::Memfd { view, .. } => Ok(&view.bytes()[range]),
             Storage::File { .. } => {
-                self.read(at, space)?;
-                Ok(space)
+                let space = space.get_or_insert_with(|| Box::new([0; PAGE]));
+                self.read(at, &mut space[..])?;
+                Ok(&space[..])
             }
         }
     }
@@ -293,9 +299,9 @@ impl GuestMemory {
         for pages in &found {
             runs.push(Run { first: pages.start, count: pages.len(), at: bytes.len() / PAGE });
             bytes.extend_from_slice(&self.bytes()[pages.start * PAGE..pages.end * PAGE]);
-            self.idle[pages.clone()].fill(1);
         }
         self.found = found;
+        self.note_found();
         self.image = Some(Arc::new(Image::new(runs, Storage::Bytes(bytes))));
         Ok(())
     }
@@ -336,9 +342,13 @@ impl GuestMemory {
     fn adopt(&mut self, image: &Arc<Image>) {
         self.image = Some(Arc::clone(image));
         // Private pages stay private, and none is news to the image.
-        for pages in &self.found {
-            self.idle[pages.clone()].fill(1);
-        }
+        self.note_found();
+    }
+
+    /// Notes the pages that have been found as private.
+    fn note_found(&mut self) {
+        let pages = self.found.iter().flat_map(Clone::clone);
+        self.notes = pages.map(|page| (page, WRITTEN)).collect();
     }
 
     /// The pages that are not zero, as ascending ranges.

@@ -34,6 +34,9 @@ const KEPT: u16 = 1000;
 const MAX_KEPT: u16 = 60_000;
 /// Stands for a page that the last restore has dropped as unwritten.
 const JUST_DROPPED: u16 = u16::MAX;
+/// What is noted of a page that was written, and of one of which nothing is known.
+pub(crate) const WRITTEN: u16 = 1;
+const UNKNOWN: u16 = 0;
 
 /// What [`GuestMemory::restore`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -95,78 +98,85 @@ impl GuestMemory {
         let beneath = self.mapped.clone().filter(|_| !layered);
         let zero_beneath = |page| !beneath.as_ref().is_some_and(|image| image.has(page));
         let mut restored = Restored::default();
-        let mut news = Vec::new();
-        let mut surplus: Vec<Range<usize>> = Vec::new();
-        let mut tired: Vec<Range<usize>> = Vec::new();
+        let (mut surplus, mut tired, mut news) = (Vec::new(), Vec::new(), Vec::new());
         let mut pristine = Pristine::new(image.as_deref());
-        for pages in found {
-            for page in pages.clone() {
-                restored.private += 1;
-                let from = pristine.page(page)?;
-                let droppable = match from {
-                    Some(_) => layered && !is_among(&self.own, page),
-                    None => zero_beneath(page),
-                };
-                if restored.private > keep && droppable {
-                    restored.written += 1;
-                    add(&mut surplus, page);
-                    continue;
+        let before = std::mem::take(&mut self.notes);
+        let mut before = before.iter().copied().peekable();
+        let mut notes = Vec::with_capacity(found.iter().map(Range::len).sum());
+        for page in found.iter().flat_map(Clone::clone) {
+            restored.private += 1;
+            let from = pristine.page(page)?;
+            let droppable = match from {
+                Some(_) => layered && !is_among(&self.own, page),
+                None => zero_beneath(page),
+            };
+            // Notes of pages that are not private any more end here.
+            while before.next_if(|(noted, _)| *noted < page).is_some() {}
+            let idle =
+                before.next_if(|(noted, _)| *noted == page).map_or(UNKNOWN, |(_, idle)| idle);
+            if restored.private > keep && droppable {
+                restored.written += 1;
+                add(&mut surplus, page);
+                continue;
+            }
+            let back = idle == JUST_DROPPED;
+            let bytes = &mut self.bytes_mut()[page * PAGE..(page + 1) * PAGE];
+            let of_image = from.is_some();
+            let from = from.unwrap_or(&ZEROS);
+            if bytes != from {
+                bytes.copy_from_slice(from);
+                restored.written += 1;
+                restored.copied += 1;
+                notes.push((page, WRITTEN));
+                if idle == UNKNOWN || back {
+                    news.push(page);
                 }
-                let idle = self.idle[page];
-                let back = idle == JUST_DROPPED;
-                let bytes = &mut self.bytes_mut()[page * PAGE..(page + 1) * PAGE];
-                let of_image = from.is_some();
-                let from = from.unwrap_or(&ZEROS);
-                if bytes != from {
-                    bytes.copy_from_slice(from);
-                    restored.written += 1;
-                    restored.copied += 1;
-                    self.idle[page] = 1;
-                    if idle == 0 || back {
-                        news.push(page);
-                    }
-                } else if droppable && is_tired(idle) {
-                    add(&mut tired, page);
-                } else {
-                    self.idle[page] = next_idle(idle);
-                    // Older kernels take a page of zeros that has been read for a private one.
-                    if idle == 0 && of_image || back {
-                        news.push(page);
-                    }
+            } else if droppable && is_tired(idle) {
+                notes.push((page, JUST_DROPPED));
+                add(&mut tired, page);
+            } else {
+                notes.push((page, next_idle(idle)));
+                // Older kernels take a page of zeros that has been read for a private one.
+                if idle == UNKNOWN && of_image || back {
+                    news.push(page);
                 }
             }
         }
+        self.notes = notes;
         if let (Some(image), true) = (&image, layered) {
             if !news.is_empty() {
                 image.learn(&news);
             }
             surplus.iter().chain(&tired).for_each(|pages| image.unlearn(pages.clone()));
         }
-        for pages in std::mem::take(&mut self.dropped) {
-            for idle in &mut self.idle[pages] {
-                *idle = if *idle == JUST_DROPPED { 0 } else { *idle };
-            }
+        for pages in tired {
+            // What can't be dropped is as it should be; next time it looks as if it had come back.
+            restored.dropped += if self.drop_pages(pages.clone()) { pages.len() } else { 0 };
         }
-        let mut pristine = Pristine::new(image.as_deref());
+        self.drop_surplus(&surplus, image.as_deref(), &mut restored)?;
+        Ok(restored)
+    }
+
+    /// Drops written pages that nobody has looked at; what can't be dropped is put back in place.
+    fn drop_surplus(
+        &mut self,
+        surplus: &[Range<usize>],
+        image: Option<&Image>,
+        restored: &mut Restored,
+    ) -> Result<(), RestoreError> {
+        let mut pristine = Pristine::new(image);
         for pages in surplus {
             if self.drop_pages(pages.clone()) {
                 restored.dropped += pages.len();
                 continue;
             }
-            for page in pages {
+            for page in pages.clone() {
                 let from = pristine.page(page)?.unwrap_or(&ZEROS);
                 self.bytes_mut()[page * PAGE..(page + 1) * PAGE].copy_from_slice(from);
                 restored.copied += 1;
             }
         }
-        for pages in &tired {
-            if self.drop_pages(pages.clone()) {
-                restored.dropped += pages.len();
-                self.idle[pages.clone()].fill(JUST_DROPPED);
-            }
-        }
-        self.dropped = tired;
-        Ok(restored)
+        Ok(())
     }
 }
 
@@ -206,12 +216,13 @@ struct Pristine<'a> {
     image: Option<&'a Image>,
     /// Index of the first run that does not end before the page asked for last.
     run: usize,
-    space: Box<[u8; PAGE]>,
+    /// For images that have to be read; there once one is.
+    space: Option<Box<[u8; PAGE]>>,
 }
 
 impl<'a> Pristine<'a> {
     fn new(image: Option<&'a Image>) -> Pristine<'a> {
-        Pristine { image, run: 0, space: Box::new([0; PAGE]) }
+        Pristine { image, run: 0, space: None }
     }
 
     /// `None` for a page that goes back to zero.
@@ -409,7 +420,7 @@ mod tests {
         std::io::Write::write_all(&mut file, &bytes).unwrap();
         let image = Arc::new(Image::in_file(file, 0, image.runs().to_vec()).unwrap());
         let mut window = memory();
-        window.fill(&image, &[3 * PAGE..5 * PAGE]).unwrap();
+        window.fill(&image, std::slice::from_ref(&(3 * PAGE..5 * PAGE))).unwrap();
         for keep in [0, usize::MAX] {
             for _ in 0..=MAX_IDLE {
                 write(&mut window, 2..6, 9);

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::image::{self, Image, Run};
+use crate::restore::WRITTEN;
 use crate::{CaptureError, PAGE, RestoreError, Restored};
 
 /// One guest's memory.
@@ -22,11 +23,9 @@ pub struct GuestMemory {
     /// Pages of the image that is mapped that are not mapped but copied: those that the host uses
     /// itself, and the smaller runs of an image that has too many. They can't be dropped. Ascending.
     pub(crate) own: Vec<Range<usize>>,
-    /// For each page: 0 if it is not known to be private, otherwise one more than how many restores
-    /// in a row have found it unwritten.
-    pub(crate) idle: Vec<u16>,
-    /// Pages that the last restore has dropped as unwritten.
-    pub(crate) dropped: Vec<Range<usize>>,
+    /// Pages that were private after the last restore, ascending, and how many restores in a row have
+    /// found each of them unwritten (see `restore`).
+    pub(crate) notes: Vec<(usize, u16)>,
     /// Private pages, found by the last scan; kept for its capacity.
     pub(crate) found: Vec<Range<usize>>,
     /// Whether nothing has been mapped or written here since it was made.
@@ -84,9 +83,7 @@ impl GuestMemory {
             image: None,
             mapped: None,
             own: Vec::new(),
-            // Zeroed by the system, and so not there until it is used.
-            idle: vec![0; length.div_ceil(PAGE)],
-            dropped: Vec::new(),
+            notes: Vec::new(),
             found: Vec::new(),
             untouched: true,
         })
@@ -105,9 +102,7 @@ impl GuestMemory {
         self.map_zeros(0..self.size)?;
         self.mapped = None;
         self.own.clear();
-        // Zeroed by the system: most of it has not been used.
-        self.idle = vec![0; self.idle.len()];
-        self.dropped.clear();
+        self.notes.clear();
         self.untouched = true;
         Ok(())
     }
@@ -143,7 +138,7 @@ impl GuestMemory {
         for pages in image.learned() {
             self.populate(pages.start * PAGE..pages.end * PAGE);
             // As if they had been found private once: they are not news any more.
-            self.idle[pages].fill(1);
+            self.notes.extend(pages.map(|page| (page, WRITTEN)));
         }
         self.image = Some(Arc::clone(image));
         Ok(())
@@ -237,13 +232,8 @@ impl GuestMemory {
         // SAFETY: the pages are this window's, and nobody borrows them but this function.
         let result =
             unsafe { libc::madvise(bytes.as_mut_ptr().cast(), bytes.len(), libc::MADV_DONTNEED) };
-        // It fails for ranges that are not mapped, or locked into memory.
-        if result != 0 {
-            self.idle[pages].fill(1);
-            return false;
-        }
-        self.idle[pages].fill(0);
-        true
+        // It fails for ranges that are locked into memory.
+        result == 0
     }
 
     /// The image that memory goes back to.

@@ -207,27 +207,8 @@ impl KvmMachine {
     }
 
     fn registers(&self) -> Result<Registers, MachineError> {
-        let r = self.vcpu.get_regs().map_err(|error| failed("KVM_GET_REGS", error))?;
-        Ok(Registers {
-            rax: r.rax,
-            rbx: r.rbx,
-            rcx: r.rcx,
-            rdx: r.rdx,
-            rsi: r.rsi,
-            rdi: r.rdi,
-            rsp: r.rsp,
-            rbp: r.rbp,
-            r8: r.r8,
-            r9: r.r9,
-            r10: r.r10,
-            r11: r.r11,
-            r12: r.r12,
-            r13: r.r13,
-            r14: r.r14,
-            r15: r.r15,
-            rip: r.rip,
-            rflags: r.rflags,
-        })
+        let regs = self.vcpu.get_regs().map_err(|error| failed("KVM_GET_REGS", error))?;
+        Ok(registers(&regs))
     }
 
     /// What an exit by a port other than the call port, or in another way than `out`, means.
@@ -288,11 +269,23 @@ impl Machine for KvmMachine {
     }
 
     fn state(&mut self) -> Result<CpuState, MachineError> {
-        // Not every KVM shows the RIP behind an `out` before that is finished.
-        self.finish_exit()?;
-        let special = self.vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))?;
+        // Not every KVM shows the RIP behind an `out` before that is finished. Where the run page can
+        // carry registers, that gives them as well.
+        let carried = [SyncReg::Register, SyncReg::SystemRegister];
+        if self.sync_regs {
+            carried.into_iter().for_each(|which| self.vcpu.set_sync_valid_reg(which));
+        }
+        let finished = self.finish_exit();
+        carried.into_iter().for_each(|which| self.vcpu.clear_sync_valid_reg(which));
+        finished?;
+        let (registers, special) = if self.sync_regs {
+            let shared = self.vcpu.sync_regs();
+            (registers(&shared.regs), shared.sregs)
+        } else {
+            let special = self.vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))?;
+            (self.registers()?, special)
+        };
         let (fs_base, gs_base) = (special.fs.base, special.gs.base);
-        let registers = self.registers()?;
         Ok(CpuState { registers, fs_base, gs_base, extended: self.extended_state()? })
     }
 
@@ -384,6 +377,30 @@ impl KvmMachine {
             };
             return self.other_port(port);
         }
+    }
+}
+
+/// KVM's general registers as ours.
+fn registers(r: &kvm_regs) -> Registers {
+    Registers {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags: r.rflags,
     }
 }
 

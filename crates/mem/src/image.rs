@@ -347,6 +347,7 @@ impl GuestMemory {
 
     /// Notes the pages that have been found as private.
     fn note_found(&mut self) {
+        self.restored_at = None;
         let pages = self.found.iter().flat_map(Clone::clone);
         self.notes = pages.map(|page| (page, WRITTEN)).collect();
     }

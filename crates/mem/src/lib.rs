@@ -13,8 +13,10 @@
 //! - `image`: what it is filled from;
 //! - `written`: which pages have been written, as the kernel knows it;
 //! - `restore`: putting them back;
+//! - `faults`: whether there can be new ones at all;
 //! - `lent`: what is lent to a guest beside its memory.
 
+mod faults;
 mod image;
 mod lent;
 mod restore;

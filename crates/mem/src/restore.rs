@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::image::Image;
-use crate::{GuestMemory, PAGE, written};
+use crate::{GuestMemory, PAGE, faults, written};
 
 static ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -32,6 +32,8 @@ const MAX_IDLE: u16 = 250;
 /// From here on counts a page that came back right after it was dropped, until it is dropped again.
 const KEPT: u16 = 1000;
 const MAX_KEPT: u16 = 60_000;
+/// How many restores in a row may do without asking the system.
+const CHECK_EVERY: u8 = 100;
 /// Stands for a page that the last restore has dropped as unwritten.
 const JUST_DROPPED: u16 = u16::MAX;
 /// What is noted of a page that was written, and of one of which nothing is known.
@@ -82,14 +84,43 @@ impl GuestMemory {
     /// [`RestoreError`]; what is in memory is then anything.
     pub fn restore(&mut self, from: usize, keep: usize) -> Result<Restored, RestoreError> {
         let mut found = std::mem::take(&mut self.found);
+        let result = self.find_written(from, &mut found).and_then(|()| self.put_back(&found, keep));
+        self.found = found;
+        self.restored_at = if result.is_ok() { faults::now() } else { None };
+        result
+    }
+
+    /// Finds the private pages: those that are known, if there can't be others, or by asking.
+    fn find_written(
+        &mut self,
+        from: usize,
+        found: &mut Vec<Range<usize>>,
+    ) -> Result<(), RestoreError> {
+        let no_others = self.restored_at.is_some() && self.restored_at == faults::now();
+        let known = |(page, idle): &(usize, u16)| *idle != JUST_DROPPED && *page >= from / PAGE;
+        if no_others && self.unasked < CHECK_EVERY && !cfg!(debug_assertions) {
+            self.unasked += 1;
+            found.clear();
+            for (page, _) in self.notes.iter().filter(|note| known(note)) {
+                add(found, *page);
+            }
+            return Ok(());
+        }
+        self.unasked = 0;
         let image = self.image.clone();
         // A page of zeros may stand for one that has been written where something else was before.
         let was_not_zero = |page| image.as_ref().is_some_and(|image| image.has(page));
-        let result = written::find(self.bytes(), from / PAGE, was_not_zero, &mut found)
-            .map_err(|source| RestoreError::Unknown { source })
-            .and_then(|()| self.put_back(&found, keep));
-        self.found = found;
-        result
+        written::find(self.bytes(), from / PAGE, was_not_zero, found)
+            .map_err(|source| RestoreError::Unknown { source })?;
+        if no_others {
+            let mut notes = self.notes.iter().filter(|note| known(note)).map(|(page, _)| *page);
+            let expected = |page: usize| notes.any(|noted| noted == page);
+            if !found.iter().flat_map(Clone::clone).all(expected) {
+                debug_assert!(false, "pages became private without a page fault's being counted");
+                faults::distrust();
+            }
+        }
+        Ok(())
     }
 
     fn put_back(&mut self, found: &[Range<usize>], keep: usize) -> Result<Restored, RestoreError> {

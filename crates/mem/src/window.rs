@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::faults::{self, Moment};
 use crate::image::{self, Image, Run};
 use crate::restore::WRITTEN;
 use crate::{CaptureError, PAGE, RestoreError, Restored};
@@ -26,6 +27,10 @@ pub struct GuestMemory {
     /// Pages that were private after the last restore, ascending, and how many restores in a row have
     /// found each of them unwritten (see `restore`).
     pub(crate) notes: Vec<(usize, u16)>,
+    /// When the last restore ended, if nothing but that thread has used memory since.
+    pub(crate) restored_at: Option<Moment>,
+    /// Restores in a row that did not ask the system.
+    pub(crate) unasked: u8,
     /// Private pages, found by the last scan; kept for its capacity.
     pub(crate) found: Vec<Range<usize>>,
     /// Whether nothing has been mapped or written here since it was made.
@@ -84,6 +89,8 @@ impl GuestMemory {
             mapped: None,
             own: Vec::new(),
             notes: Vec::new(),
+            restored_at: None,
+            unasked: 0,
             found: Vec::new(),
             untouched: true,
         })
@@ -103,6 +110,7 @@ impl GuestMemory {
         self.mapped = None;
         self.own.clear();
         self.notes.clear();
+        self.restored_at = None;
         self.untouched = true;
         Ok(())
     }
@@ -125,6 +133,7 @@ impl GuestMemory {
     pub fn fill(&mut self, image: &Arc<Image>, eager: &[Range<usize>]) -> Result<(), MapError> {
         self.clear()?;
         self.untouched = false;
+        self.restored_at = None;
         self.mapped = Some(Arc::clone(image));
         for run in image.runs() {
             assert!(run.first + run.count <= self.size / PAGE, "the image of a larger memory");
@@ -300,8 +309,16 @@ impl GuestMemory {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.size) }
     }
 
+    /// Tells that this thread uses memory: writes to it, or lets a guest run that does.
+    pub fn used(&mut self) {
+        if self.restored_at.is_some_and(|moment| moment.thread != faults::thread()) {
+            self.restored_at = None;
+        }
+    }
+
     /// All of it, for writing.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.used();
         self.untouched = false;
         // SAFETY: as for `bytes`; `&mut self` makes this the only access.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.size) }

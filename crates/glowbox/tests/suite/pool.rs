@@ -34,13 +34,25 @@ fn system_calls(turns: u32, make: impl FnOnce() -> Box<dyn FnMut()>) -> BTreeMap
 }
 
 /// Checks that `turns` turns took so many system calls each and no others but those that any
-/// process may make at any time: asking who it is, and for random numbers.
+/// process may make at any time: asking who it is, how many page faults it had, and for random
+/// numbers.
 #[track_caller]
 fn assert_each(mut found: BTreeMap<Call, u64>, turns: u64, expected: &[Call]) {
     for call in expected {
-        assert_eq!(found.remove(call), Some(turns), "{call:?} of {found:?}");
+        let times = found.remove(call);
+        // Where nothing can be new, written pages are not asked for; with debug assertions they are.
+        let seldom = *call == PAGEMAP_SCAN && !cfg!(debug_assertions);
+        assert!(
+            seldom && times <= Some(turns / 50) || times == Some(turns),
+            "{call:?} of {found:?}"
+        );
     }
-    for (call, most) in [(libc::SYS_getrandom, turns), (libc::SYS_getpid, 4 * turns)] {
+    let others = [
+        (libc::SYS_getrandom, turns),
+        (libc::SYS_getpid, 4 * turns),
+        (libc::SYS_getrusage, 2 * turns),
+    ];
+    for (call, most) in others {
         let times = found.remove(&(call, 0)).unwrap_or(0);
         assert!(times <= most, "{call}: {times}");
     }

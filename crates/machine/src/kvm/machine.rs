@@ -134,6 +134,7 @@ impl KvmMachine {
     /// Lets KVM finish what the last exit left unfinished (an `in` that still has to be given its
     /// value, say), which it would otherwise do to the registers and the memory of the next guest.
     fn finish_exit(&mut self) -> Result<(), MachineError> {
+        self.memory.used();
         self.set_immediate_exit(1);
         let result = match self.vcpu.run() {
             Err(error) if error.errno() == libc::EINTR => Ok(()),
@@ -325,6 +326,7 @@ impl Machine for KvmMachine {
     }
 
     fn run(&mut self) -> Result<Exit, MachineError> {
+        self.memory.used();
         let start = Instant::now();
         let exit = self.enter();
         self.guest_time += start.elapsed();

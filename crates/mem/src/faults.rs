@@ -68,13 +68,17 @@ mod tests {
     fn a_write_to_a_new_page_is_counted_and_one_to_an_old_page_is_not() {
         let mut memory = GuestMemory::new(1 << 20).unwrap();
         let write = |memory: &mut GuestMemory, page: usize| memory.bytes_mut()[page * PAGE] = 1;
-        write(&mut memory, 0);
-        let before = now().unwrap();
-        write(&mut memory, 0);
-        assert_eq!(now().unwrap(), before);
-        write(&mut memory, 1);
-        let after = now().unwrap();
-        assert_eq!((after.thread, after.faults), (before.thread, before.faults + 1));
+        // The thread may fault for reasons of its own (code that it runs for the first time), so
+        // "no fault" is what some of many tries find.
+        let changes = |memory: &mut GuestMemory, page| {
+            let before = now().unwrap();
+            write(memory, page);
+            let after = now().unwrap();
+            assert_eq!(before.thread, after.thread);
+            after != before
+        };
+        assert!((0..20).all(|page| changes(&mut memory, page)));
+        assert!((0..20).any(|page| !changes(&mut memory, page)));
     }
 
     #[test]

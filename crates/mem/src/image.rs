@@ -19,7 +19,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::restore::WRITTEN;
-use crate::{GuestMemory, PAGE, written};
+use crate::{GuestMemory, PAGE, append, written};
 
 /// Most runs of an image that are mapped. Each is a mapping of its own in every window, as is the gap
 /// behind it, and a process has 65,530 mappings. The smaller runs of an image that has more are
@@ -272,12 +272,8 @@ impl Image {
     /// The pages that windows of this image keep writing, as ranges.
     pub fn learned(&self) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
-        for (page, count) in &*self.lock() {
-            match ranges.last_mut() {
-                _ if *count < LEARNED => {}
-                Some(last) if last.end == *page => last.end += 1,
-                _ => ranges.push(*page..page + 1),
-            }
+        for (page, _) in self.lock().iter().filter(|(_, count)| **count >= LEARNED) {
+            append(&mut ranges, *page..page + 1);
         }
         ranges
     }
@@ -383,12 +379,7 @@ impl GuestMemory {
         pages.sort_unstable();
         self.found = found;
         let mut ranges: Vec<Range<usize>> = Vec::new();
-        for page in pages {
-            match ranges.last_mut() {
-                Some(last) if last.end == page => last.end += 1,
-                _ => ranges.push(page..page + 1),
-            }
-        }
+        pages.into_iter().for_each(|page| append(&mut ranges, page..page + 1));
         Ok(ranges)
     }
 }

@@ -28,5 +28,15 @@ pub use lent::{Bytes, LARGE_PAGE, Lent};
 pub use restore::{RestoreError, Restored};
 pub use window::{GuestMemory, MapError, Window};
 
+use std::ops::Range;
+
+/// Adds pages to ascending ranges, as a part of the last one if they follow it.
+pub(crate) fn append(ranges: &mut Vec<Range<usize>>, pages: Range<usize>) {
+    match ranges.last_mut() {
+        Some(last) if last.end == pages.start => last.end = pages.end,
+        _ => ranges.push(pages),
+    }
+}
+
 /// Bytes in the smallest page.
 pub const PAGE: usize = 4096;

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::image::Image;
-use crate::{GuestMemory, PAGE, faults, written};
+use crate::{GuestMemory, PAGE, append, faults, written};
 
 static ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -102,7 +102,7 @@ impl GuestMemory {
             self.unasked += 1;
             found.clear();
             for (page, _) in self.notes.iter().filter(|note| known(note)) {
-                add(found, *page);
+                append(found, *page..*page + 1);
             }
             return Ok(());
         }
@@ -147,7 +147,7 @@ impl GuestMemory {
                 before.next_if(|(noted, _)| *noted == page).map_or(UNKNOWN, |(_, idle)| idle);
             if restored.private > keep && droppable {
                 restored.written += 1;
-                add(&mut surplus, page);
+                append(&mut surplus, page..page + 1);
                 continue;
             }
             let back = idle == JUST_DROPPED;
@@ -164,7 +164,7 @@ impl GuestMemory {
                 }
             } else if droppable && is_tired(idle) {
                 notes.push((page, JUST_DROPPED));
-                add(&mut tired, page);
+                append(&mut tired, page..page + 1);
             } else {
                 notes.push((page, next_idle(idle)));
                 // Older kernels take a page of zeros that has been read for a private one.
@@ -233,13 +233,6 @@ fn next_idle(idle: u16) -> u16 {
 pub(crate) fn is_among(ranges: &[Range<usize>], page: usize) -> bool {
     let after = ranges.partition_point(|range| range.start <= page);
     after > 0 && ranges[after - 1].contains(&page)
-}
-
-fn add(ranges: &mut Vec<Range<usize>>, page: usize) {
-    match ranges.last_mut() {
-        Some(last) if last.end == page => last.end += 1,
-        _ => ranges.push(page..page + 1),
-    }
 }
 
 /// What pages go back to, asked for in ascending order.

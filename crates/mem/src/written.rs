@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use crate::PAGE;
+use crate::{PAGE, append};
 
 /// `struct page_region` of the kernel's interface.
 #[repr(C)]
@@ -162,9 +162,9 @@ fn scan(
                 |address: u64| usize::try_from(address).unwrap_or(0).wrapping_sub(base) / PAGE;
             let pages = page(region.start)..page(region.end);
             if region.categories & PAGE_IS_ZERO == 0 {
-                push(found, pages);
+                append(found, pages);
             } else {
-                pages.filter(|page| was_not_zero(*page)).for_each(|p| push(found, p..p + 1));
+                pages.filter(|page| was_not_zero(*page)).for_each(|p| append(found, p..p + 1));
             }
         }
         if arguments.walk_end <= arguments.start {
@@ -193,20 +193,12 @@ fn read_entries(
             let entry = u64::from_le_bytes(*entry);
             let present = entry & ENTRY_PRESENT != 0 && entry & ENTRY_FILE == 0;
             if present || entry & ENTRY_SWAPPED != 0 {
-                push(found, page..page + 1);
+                append(found, page..page + 1);
             }
             page += 1;
         }
     }
     Ok(())
-}
-
-/// Adds a range, as a part of the last one if it follows it.
-fn push(found: &mut Vec<Range<usize>>, pages: Range<usize>) {
-    match found.last_mut() {
-        Some(last) if last.end == pages.start => last.end = pages.end,
-        _ => found.push(pages),
-    }
 }
 
 #[cfg(test)]

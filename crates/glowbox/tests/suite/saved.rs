@@ -179,7 +179,8 @@ tests! {
         for _ in 0..2 {
             let mut sandbox = snapshot.spawn().unwrap();
             for address in [511u64 << 30, (511 << 30) + 0x4000] {
-                let call = sandbox.call::<_, ()>("touch_address", (address, "write"));
+                // A plain store, which every machine reports as a write.
+                let call = sandbox.call::<_, ()>("touch_address", (address, "store"));
                 let fault = error(call).fault().unwrap().kind;
                 let expected = match address % 0x8000 {
                     0 => FaultKind::Supervisor(glowbox::Access::Write),

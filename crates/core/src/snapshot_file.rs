@@ -55,7 +55,7 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const MAX_METADATA: u64 = 64 << 10;
 /// Most bytes of a guest's ELF file.
 pub const MAX_PROGRAM: u64 = 512 << 20;
-/// Most runs of pages. Each is a mapping of its own when a file is loaded.
+/// Most runs of pages.
 pub const MAX_RUNS: usize = 65_536;
 /// Most bytes of guest memory.
 pub const MAX_WINDOW: u64 = 128 << 30;

@@ -122,7 +122,17 @@ impl Pool {
     pub(crate) fn add_ready(&self, snapshot: &Captured) -> Result<(), Error> {
         let mut shell = self.make(snapshot.setup.layout.size())?;
         snapshot.fill(&mut *shell)?;
-        self.put(shell);
+        let mut idle = self.lock();
+        // The pool may have been filled by others meanwhile; none of them is to go for this one.
+        let surplus = match idle.len() < self.limits.shells {
+            true => {
+                idle.push(shell);
+                None
+            }
+            false => Some(shell),
+        };
+        drop(idle);
+        drop(surplus);
         Ok(())
     }
 

@@ -25,9 +25,13 @@ use crate::{GuestMemory, PAGE, append, written};
 /// behind it, and a process has 65,530 mappings. The smaller runs of an image that has more are
 /// copied.
 const MAX_MAPPED: usize = 64;
-/// Pages in the largest gap between two runs that are made one. The pages of the gap take no space in
-/// the image until they are read, but then they do, for good.
-const MAX_GAP: usize = 4;
+/// Pages in the largest gap between two runs that are made one: the first of these with which no more
+/// than [`MAX_COPIED`] pages are in runs that are not mapped, or the last. The pages of a gap take no
+/// space in the image until they are read, but then they do, for good. No layout has a gap this small
+/// around what a snapshot leaves out.
+const MAX_GAPS: [usize; 3] = [4, 16, 64];
+/// Pages that each window of an image may have to copy, before larger gaps are bridged.
+const MAX_COPIED: usize = 1024;
 /// How often pages that were not written before are found written until they count as learned.
 const LEARNED: u8 = 2;
 /// Highest count: how often a learned page may turn out not to be needed before it is forgotten.
@@ -48,8 +52,8 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Image {
     runs: Vec<Run>,
-    /// Pages in the smallest run that is mapped.
-    mapped_from: usize,
+    /// The runs that are mapped into windows, by their first pages, ascending. Others are copied.
+    mapped: Vec<usize>,
     storage: Storage,
     /// Pages that windows of this image have turned out to write, and how often.
     learned: Mutex<BTreeMap<usize, u8>>,
@@ -124,16 +128,16 @@ impl Drop for View {
 
 impl Image {
     fn new(runs: Vec<Run>, storage: Storage) -> Image {
-        let mapped_from = match &storage {
-            Storage::Bytes(_) => usize::MAX,
-            _ => mapped_from(&runs),
+        let mapped = match &storage {
+            Storage::Bytes(_) => Vec::new(),
+            _ => largest(&runs),
         };
-        Image { runs, mapped_from, storage, learned: Mutex::new(BTreeMap::new()) }
+        Image { runs, mapped, storage, learned: Mutex::new(BTreeMap::new()) }
     }
 
     /// Whether one of its runs is mapped into windows. Others are copied.
     pub(crate) fn is_mapped(&self, run: Run) -> bool {
-        run.count >= self.mapped_from
+        self.mapped.binary_search(&run.first).is_ok()
     }
 
     /// An image in a file on disk, from `offset` on, which must be a multiple of the page size.
@@ -312,7 +316,7 @@ impl GuestMemory {
     /// [`CaptureError`].
     pub fn capture(&mut self, leave_out: &[Range<usize>]) -> Result<Arc<Image>, CaptureError> {
         let pages = self.pages_to_capture(leave_out)?;
-        let runs = runs(&pages);
+        let runs = few_runs(&pages);
         let count = runs.last().map_or(0, |run| run.at + run.count);
         let file = memfd().map_err(failed("making a memfd"))?;
         file.set_len((count.max(1) * PAGE) as u64).map_err(failed("sizing a memfd"))?;
@@ -384,12 +388,12 @@ impl GuestMemory {
     }
 }
 
-/// Groups ranges of pages into runs, over small gaps.
-fn runs(pages: &[Range<usize>]) -> Vec<Run> {
+/// Groups ranges of pages into runs, over gaps of up to so many pages.
+fn runs(pages: &[Range<usize>], gap: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for part in pages {
         match runs.last_mut() {
-            Some(last) if part.start - (last.first + last.count) <= MAX_GAP => {
+            Some(last) if part.start - (last.first + last.count) <= gap => {
                 last.count = part.end - last.first;
             }
             last => {
@@ -401,15 +405,31 @@ fn runs(pages: &[Range<usize>]) -> Vec<Run> {
     runs
 }
 
-/// Pages in the smallest run that is mapped, so that no more than [`MAX_MAPPED`] are.
-fn mapped_from(runs: &[Run]) -> usize {
-    let mut sizes: Vec<usize> = runs.iter().map(|run| run.count).collect();
-    if sizes.len() <= MAX_MAPPED {
-        return 0;
+/// The first pages of the largest runs, ascending, at most [`MAX_MAPPED`].
+fn largest(runs: &[Run]) -> Vec<usize> {
+    let mut by_size: Vec<Run> = runs.to_vec();
+    by_size.sort_by_key(|run| std::cmp::Reverse(run.count));
+    by_size.truncate(MAX_MAPPED);
+    let mut first: Vec<usize> = by_size.iter().map(|run| run.first).collect();
+    first.sort_unstable();
+    first
+}
+
+/// Groups pages as [`runs`] does, over the smallest gaps for which little is left to be copied.
+fn few_runs(pages: &[Range<usize>]) -> Vec<Run> {
+    let copied = |runs: &[Run]| {
+        let mapped = largest(runs);
+        let copied = runs.iter().filter(|run| mapped.binary_search(&run.first).is_err());
+        copied.map(|run| run.count).sum::<usize>()
+    };
+    let mut grouped = Vec::new();
+    for gap in MAX_GAPS {
+        grouped = runs(pages, gap);
+        if copied(&grouped) <= MAX_COPIED {
+            break;
+        }
     }
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    // The first that is one too many; of those of its size none is mapped.
-    sizes[MAX_MAPPED] + 1
+    grouped
 }
 
 fn memfd() -> io::Result<File> {

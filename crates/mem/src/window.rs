@@ -31,6 +31,10 @@ pub struct GuestMemory {
     pub(crate) restored_at: Option<Moment>,
     /// Restores in a row that did not ask the system.
     pub(crate) unasked: u8,
+    /// Whether restores ask the system even if nothing can be new, and check that.
+    pub(crate) always_asks: bool,
+    /// Whether the last restore wanted to drop pages and could not.
+    pub(crate) drop_failed: bool,
     /// Private pages, found by the last scan; kept for its capacity.
     pub(crate) found: Vec<Range<usize>>,
     /// Whether nothing has been mapped or written here since it was made.
@@ -91,6 +95,8 @@ impl GuestMemory {
             notes: Vec::new(),
             restored_at: None,
             unasked: 0,
+            always_asks: cfg!(debug_assertions),
+            drop_failed: false,
             found: Vec::new(),
             untouched: true,
         })

@@ -22,7 +22,7 @@ struct Between {
     first: usize,
     second: usize,
     /// How far from the first, in parts of `ONE`.
-    part: usize,
+    part: u32,
 }
 
 impl Image {
@@ -66,12 +66,15 @@ impl Image {
 fn between(at: usize, length: usize, source: usize) -> Between {
     let place = at * (source - 1) * ONE / (length - 1).max(1);
     let first = place >> POINT;
-    Between { first, second: (first + 1).min(source - 1), part: place % ONE }
+    let part = u32::try_from(place % ONE).unwrap_or(0);
+    Between { first, second: (first + 1).min(source - 1), part }
 }
 
-fn blend(a: [u8; CHANNELS], b: [u8; CHANNELS], part: usize) -> [u8; CHANNELS] {
+/// In 32 bits on every machine: a `usize` is half as wide in WebAssembly, and vectors hold twice as many.
+fn blend(a: [u8; CHANNELS], b: [u8; CHANNELS], part: u32) -> [u8; CHANNELS] {
+    const WHOLE: u32 = 1 << POINT;
     core::array::from_fn(|channel| {
-        let (a, b) = (usize::from(a[channel]), usize::from(b[channel]));
-        ((a * (ONE - part) + b * part) >> POINT).to_le_bytes()[0]
+        let (a, b) = (u32::from(a[channel]), u32::from(b[channel]));
+        ((a * (WHOLE - part) + b * part) >> POINT).to_le_bytes()[0]
     })
 }

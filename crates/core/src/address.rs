@@ -7,6 +7,15 @@ pub const PAGE_SIZE: u64 = 4096;
 /// Bytes in a large page.
 pub const LARGE_PAGE_SIZE: u64 = 2 << 20;
 
+/// An offset into guest memory, which is mapped, as an index.
+///
+/// # Panics
+///
+/// If it does not fit the address space; then nothing of that size is mapped.
+pub fn index(offset: u64) -> usize {
+    usize::try_from(offset).expect("guest memory fits the address space")
+}
+
 macro_rules! address {
     ($(#[$meta:meta])* $name:ident) => {
         $(#[$meta])*

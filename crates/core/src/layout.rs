@@ -221,7 +221,6 @@ impl Layout {
     ///
     /// Never for a checked program and checked limits.
     pub fn new(program: &Program, limits: Limits, random: u64) -> Result<Layout, LimitError> {
-        limits.check()?;
         let extent = program.extent();
         let load_base = if program.is_relocatable() {
             let pages = (PIE_END - PIE_START - (extent.end - extent.start)) / PAGE_SIZE;

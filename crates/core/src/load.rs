@@ -8,7 +8,7 @@
 use glowbox_abi::mailbox::{BOOT_INFO_OFFSET, BootInfo, ENTROPY_OFFSET, Entropy};
 use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
-use crate::address::{Gpa, Gva, PAGE_SIZE};
+use crate::address::{Gpa, Gva, PAGE_SIZE, index};
 use crate::elf::Program;
 use crate::layout::{LENT, Layout, PAGE_TABLES_GPA, RegionKind};
 use crate::paging;
@@ -107,10 +107,6 @@ pub fn written(program: &Program, layout: &Layout) -> Vec<std::ops::Range<usize>
 
 fn range(range: std::ops::Range<u64>) -> std::ops::Range<usize> {
     index(range.start)..index(range.end)
-}
-
-fn index(value: u64) -> usize {
-    usize::try_from(value).expect("guest memory fits the address space")
 }
 
 /// Offset into guest memory of a program's address.

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use glowbox_core::elf::Function as Import;
 use glowbox_core::layout::Limits;
 use glowbox_core::signature::Signature;
 
-use crate::host_function::{self, HostFunction, Prototypes, Registered};
-use crate::instance::{Instance, Options, Own};
+use crate::host_function::{self, Given, HostFunction, Registered};
+use crate::instance::{Instance, Options};
 use crate::log::{self, Log, LogLevel, LogLimits, LogRecord};
 use crate::randomness::Randomness;
-use crate::setup::{self, SetupOptions};
+use crate::setup::SetupOptions;
 use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Sandbox};
 
 /// Default limit of the guest's heap.
@@ -96,11 +95,7 @@ impl HostFunctions {
 
     /// The functions, when it has been checked that each that the guest imports has the signature
     /// that it declares; and if `all`, that none is missing.
-    pub(crate) fn checked(
-        self,
-        guest: &Guest,
-        all: bool,
-    ) -> Result<BTreeMap<String, Box<dyn Registered>>, Error> {
+    pub(crate) fn checked(self, guest: &Guest, all: bool) -> Result<Given, Error> {
         self.check()?;
         check_imports(guest, &self.functions, all)?;
         Ok(self.functions.into_iter().map(|(name, (_, function))| (name, function)).collect())
@@ -267,26 +262,16 @@ impl Builder {
         })?;
         self.check_options()?;
         let guest = guest.into_guest()?;
-        let mut given = self.host_functions.checked(&guest, true)?;
-        let engine = match self.engine {
-            Some(engine) => engine,
-            None => Engine::shared()?,
-        };
-        let (names, _) = setup::slots(&guest);
-        let prototypes = names.iter().map(|name| given.remove(&**name)).collect();
-        let prototypes = Arc::new(Prototypes::new(prototypes));
-        let own = Own {
-            functions: prototypes.copies(),
-            prototypes,
-            log: Log::new(self.log_sink, self.log_limits, self.log_level),
-            deadline: self.deadline,
-        };
+        let functions = self.host_functions.checked(&guest, true)?;
+        let engine = self.engine.map_or_else(Engine::shared, Ok)?;
+        let log = Log::new(self.log_sink, self.log_limits, self.log_level);
         let setup = SetupOptions {
             randomness: self.randomness,
             log_level: self.log_level.map_or(0, |level| level as u32),
             log_text_limit: self.log_limits.text as u64,
         };
-        let options = Options { limits: self.limits, own, setup };
+        let options =
+            Options { limits: self.limits, functions, log, deadline: self.deadline, setup };
         Instance::boot(&engine, guest, options).map(Sandbox::new)
     }
 

@@ -1,11 +1,12 @@
 //! Functions of the host that a guest may call.
 
 use std::any::type_name;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use glowbox_abi::wire::{self, WireError};
 use serde::de::DeserializeOwned;
@@ -265,6 +266,9 @@ impl Drop for Prototypes {
     }
 }
 
+/// Host functions by name, whose types have been checked.
+pub(crate) type Given = BTreeMap<String, Box<dyn Registered>>;
+
 /// Host functions as they were registered, for the sandboxes to come: each gets copies.
 pub(crate) struct Prototypes {
     /// One for each slot; `None` where nothing is registered.
@@ -274,6 +278,11 @@ pub(crate) struct Prototypes {
 impl Prototypes {
     pub(crate) fn new(functions: Vec<Option<Box<dyn Registered>>>) -> Prototypes {
         Prototypes { functions: Mutex::new(functions) }
+    }
+
+    /// Of the functions that were given, those for the slots with these names.
+    pub(crate) fn for_slots(names: &[Arc<str>], mut given: Given) -> Prototypes {
+        Prototypes::new(names.iter().map(|name| given.remove(&**name)).collect())
     }
 
     /// Puts a copy where there is none: of a function that panicked, and was dropped.

@@ -18,7 +18,7 @@ use glowbox_machine::interrupt::RunControl;
 use serde::de::DeserializeOwned;
 
 use crate::function::Target;
-use crate::host_function::{Invocation, Outcome, Prototypes, Registered, contain};
+use crate::host_function::{Given, Invocation, Outcome, Prototypes, Registered, contain};
 use crate::log::Log;
 use crate::pool::Lease;
 use crate::setup::{Setup, SetupOptions};
@@ -40,7 +40,9 @@ const MAX_NESTING: u32 = 16;
 /// What an instance is built with.
 pub(crate) struct Options {
     pub(crate) limits: Limits,
-    pub(crate) own: Own,
+    pub(crate) functions: Given,
+    pub(crate) log: Log,
+    pub(crate) deadline: Option<Duration>,
     pub(crate) setup: SetupOptions,
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use glowbox_core::address::index;
 use glowbox_core::layout::{Layout, RegionKind};
 use glowbox_core::mail::MailboxSizes;
 
@@ -102,7 +103,6 @@ impl Setup {
 
 impl Places {
     fn of(layout: &Layout) -> Places {
-        let index = |value| usize::try_from(value).expect("guest memory is mapped");
         let indices = |range: Range<u64>| index(range.start)..index(range.end);
         let range = |kind| indices(layout.memory(kind));
         let limits = layout.limits();
@@ -126,7 +126,7 @@ impl Places {
 }
 
 /// A slot for each host function that the guest imports, and their numbers in ascending order.
-pub(crate) fn slots(guest: &Guest) -> (Vec<Arc<str>>, Vec<(u32, usize)>) {
+fn slots(guest: &Guest) -> (Vec<Arc<str>>, Vec<(u32, usize)>) {
     let mut names: Vec<Arc<str>> = Vec::new();
     let mut imports = Vec::new();
     for import in guest.program().imports() {

@@ -123,14 +123,8 @@ impl Snapshot {
     /// [`MemoryLost`](ErrorKind::MemoryLost) if the snapshot's file has been cut short.
     pub fn spawn(&self) -> Result<Sandbox, Error> {
         let captured = &self.captured;
-        let functions = captured.prototypes.copies();
-        self.check_imports(|slot| functions[slot].is_some())?;
-        let own = Own {
-            functions,
-            prototypes: Arc::clone(&captured.prototypes),
-            log: captured.log(),
-            deadline: captured.deadline,
-        };
+        let own = Own::new(Arc::clone(&captured.prototypes), captured.log(), captured.deadline);
+        self.check_imports(&own)?;
         Instance::spawn(captured, own).map(Sandbox::new)
     }
 
@@ -169,9 +163,9 @@ impl Snapshot {
     }
 
     /// Checks that every import is there.
-    fn check_imports(&self, there: impl Fn(usize) -> bool) -> Result<(), Error> {
+    fn check_imports(&self, own: &Own) -> Result<(), Error> {
         let setup = &self.captured.setup;
-        let Some(missing) = (0..setup.names.len()).find(|slot| !there(*slot)) else {
+        let Some(missing) = own.missing() else {
             return Ok(());
         };
         let text = format!(
@@ -264,10 +258,8 @@ impl Spawner<'_> {
                 *prototype = Some(function);
             }
         }
-        self.snapshot.check_imports(|slot| prototypes[slot].is_some())?;
-        let prototypes = Arc::new(Prototypes::new(prototypes));
-        let functions = prototypes.copies();
-        let own = Own { functions, prototypes, log: self.log, deadline: self.deadline };
+        let own = Own::new(Arc::new(Prototypes::new(prototypes)), self.log, self.deadline);
+        self.snapshot.check_imports(&own)?;
         Instance::spawn(captured, own).map(Sandbox::new)
     }
 }

@@ -334,15 +334,10 @@ impl GuestMemory {
         seal(&file).map_err(failed("sealing a memfd"))?;
         let view = View::new(&file, count * PAGE).map_err(failed("mapping a memfd"))?;
         let image = Arc::new(Image::new(runs, Storage::Memfd { file, view }));
-        self.adopt(&image);
-        Ok(image)
-    }
-
-    /// Goes back to `image` from now on, of which memory is a copy.
-    fn adopt(&mut self, image: &Arc<Image>) {
-        self.image = Some(Arc::clone(image));
+        self.image = Some(Arc::clone(&image));
         // Private pages stay private, and none is news to the image.
         self.note_found();
+        Ok(image)
     }
 
     /// Notes the pages that have been found as private.
@@ -375,7 +370,6 @@ impl GuestMemory {
         // Of the image that is mapped, what has not been written: no need to look into it.
         let shared = self.mapped.iter().flat_map(|image| image.runs());
         pages.extend(shared.flat_map(|run| run.first..run.first + run.count));
-        pages.sort_unstable();
         let private: Vec<usize> = found.iter().flat_map(Clone::clone).collect();
         let keep_shared = |page: &usize| private.binary_search(page).is_err() && !left_out(*page);
         pages.retain(keep_shared);

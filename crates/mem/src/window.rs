@@ -109,6 +109,7 @@ impl GuestMemory {
     /// [`MapError`] if the system refuses. What is in memory is then anything.
     pub fn clear(&mut self) -> Result<(), MapError> {
         self.image = None;
+        self.restored_at = None;
         if self.untouched {
             return Ok(());
         }
@@ -116,7 +117,6 @@ impl GuestMemory {
         self.mapped = None;
         self.own.clear();
         self.notes.clear();
-        self.restored_at = None;
         self.untouched = true;
         Ok(())
     }
@@ -139,7 +139,6 @@ impl GuestMemory {
     pub fn fill(&mut self, image: &Arc<Image>, eager: &[Range<usize>]) -> Result<(), MapError> {
         self.clear()?;
         self.untouched = false;
-        self.restored_at = None;
         self.mapped = Some(Arc::clone(image));
         for run in image.runs() {
             assert!(run.first + run.count <= self.size / PAGE, "the image of a larger memory");

@@ -10,7 +10,7 @@
 //! those that don't notice when the host takes a right away in a page table (`docs/kvm.md`).
 
 use glowbox_abi::maps::{self, MapEntry, MapTableHeader};
-use glowbox_core::address::{Gpa, LARGE_PAGE_SIZE};
+use glowbox_core::address::{Gpa, LARGE_PAGE_SIZE, index};
 use glowbox_core::layout::{LENT, RegionKind};
 use glowbox_core::paging;
 
@@ -117,8 +117,4 @@ impl Instance {
         memory[directories].fill(0);
         Ok(())
     }
-}
-
-fn index(value: u64) -> usize {
-    usize::try_from(value).expect("guest memory is mapped")
 }

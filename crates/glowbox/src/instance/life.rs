@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glowbox_abi::mailbox::{
-    BATCH_PROGRESS_OFFSET, CONTROL_SIZE, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest,
+    BATCH_PROGRESS_OFFSET, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest, TO_GUEST_OFFSET,
+    ToGuest,
 };
-use glowbox_abi::mailbox::{TO_GUEST_OFFSET, ToGuest};
 use glowbox_core::layout::Layout;
 use glowbox_core::load::{self, Start};
 use glowbox_core::mail::GuestMail;
@@ -25,26 +25,37 @@ use crate::{Engine, Error, ErrorKind, Guest, Stats};
 /// Time for the start-up where calls have no deadline: nobody could interrupt it.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
-const _: () = assert!(ENTROPY_OFFSET + Entropy::SIZE <= CONTROL_SIZE);
-
 /// What differs between the sandboxes of one snapshot.
 pub(crate) struct Own {
-    pub(crate) functions: Vec<Option<Box<dyn Registered>>>,
-    pub(crate) prototypes: Arc<Prototypes>,
-    pub(crate) log: Log,
-    pub(crate) deadline: Option<Duration>,
+    functions: Vec<Option<Box<dyn Registered>>>,
+    prototypes: Arc<Prototypes>,
+    log: Log,
+    deadline: Option<Duration>,
+}
+
+impl Own {
+    pub(crate) fn new(prototypes: Arc<Prototypes>, log: Log, deadline: Option<Duration>) -> Own {
+        Own { functions: prototypes.copies(), prototypes, log, deadline }
+    }
+
+    /// The first slot without a function.
+    pub(crate) fn missing(&self) -> Option<usize> {
+        self.functions.iter().position(Option::is_none)
+    }
 }
 
 impl Instance {
     /// Loads the guest into a machine, runs its start-up, and remembers the state after it.
     pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
         engine.check_process()?;
-        let Options { limits, own, setup } = options;
+        let Options { limits, functions, log, deadline, setup } = options;
         let random = setup.randomness.load_address()?;
         let layout = Layout::new(guest.program(), limits, random).map_err(|error| {
             Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
         })?;
         let setup = Setup::new(engine.clone(), guest, layout, setup);
+        let prototypes = Prototypes::for_slots(&setup.names, functions);
+        let own = Own::new(Arc::new(prototypes), log, deadline);
         let start = Start {
             name: setup.guest.name(),
             random: setup.randomness.auxiliary()?,

@@ -263,10 +263,7 @@ impl Loader {
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
         let contents = Contents::parse(&header, &bytes).map_err(invalid)?;
         self.check_limits(&contents.metadata, &shown)?;
-        let engine = match self.engine {
-            Some(engine) => engine,
-            None => Engine::shared()?,
-        };
+        let engine = self.engine.map_or_else(Engine::shared, Ok)?;
         engine.check_process()?;
         let (features, xcr0) = engine.pool().cpu();
         contents.metadata.check_cpu(&features, xcr0).map_err(invalid)?;
@@ -279,7 +276,7 @@ impl Loader {
         let shown = |c: char| if misleads(c) { char::REPLACEMENT_CHARACTER } else { c };
         let name: String = contents.metadata.name.chars().map(shown).collect();
         let guest = Guest::from_bytes(&name, contents.program)?;
-        let mut given = self.functions.checked(&guest, false)?;
+        let given = self.functions.checked(&guest, false)?;
         let layout = layout(&guest, &contents.metadata).map_err(invalid)?;
         check_runs(&contents.runs, &layout).map_err(invalid)?;
         let state = state(&contents.metadata).map_err(invalid)?;
@@ -298,13 +295,13 @@ impl Loader {
             log_text_limit: contents.metadata.log_text_limit,
         };
         let setup = Setup::new(engine, guest, layout, options);
-        let prototypes = setup.names.iter().map(|name| given.remove(&**name)).collect();
+        let prototypes = Prototypes::for_slots(&setup.names, given);
         Ok(Snapshot::new(Arc::new(Captured {
             setup: Arc::new(setup),
             image: Arc::new(image),
             state: Arc::new(state),
             generation,
-            prototypes: Arc::new(Prototypes::new(prototypes)),
+            prototypes: Arc::new(prototypes),
             log: Log::new(self.sink, limits, level).into(),
             deadline: self.deadline,
         })))

@@ -36,6 +36,17 @@ fn spawned(engine: &Engine, snapshot: &Snapshot) -> Sandbox {
     sandbox
 }
 
+/// Uses a sandbox up in each way, and checks that a reset brings back what it looked like.
+fn assert_resets(sandbox: &mut Sandbox, places: &Places, looks: &Looks) {
+    for way in WAYS {
+        use_up(sandbox, places, way);
+        sandbox.reset().unwrap_or_else(|error| panic!("{way:?}: {error}"));
+        assert_eq!(Looks::of(sandbox, places), *looks, "{way:?}");
+        assert_clean(sandbox, places, way.0);
+        sandbox.reset().unwrap();
+    }
+}
+
 tests! {
     fn patterns_are_found_where_they_are() {
         let engine = engine();
@@ -55,25 +66,13 @@ tests! {
         let places = Places::of(&mut leaks(&engine));
         let mut sandbox = leaks(&engine);
         let looks = Looks::of(&mut sandbox, &places);
-        for way in WAYS {
-            use_up(&mut sandbox, &places, way);
-            sandbox.reset().unwrap_or_else(|error| panic!("{way:?}: {error}"));
-            assert_eq!(Looks::of(&mut sandbox, &places), looks, "{way:?}");
-            assert_clean(&mut sandbox, &places, way.0);
-            sandbox.reset().unwrap();
-        }
+        assert_resets(&mut sandbox, &places, &looks);
     }
 
     fn after_a_reset_a_spawned_sandbox_is_its_snapshot() {
         let (snapshot, places, looks) = prepared(&engine());
         let mut sandbox = snapshot.spawn().unwrap();
-        for way in WAYS {
-            use_up(&mut sandbox, &places, way);
-            sandbox.reset().unwrap_or_else(|error| panic!("{way:?}: {error}"));
-            assert_eq!(Looks::of(&mut sandbox, &places), looks, "{way:?}");
-            assert_clean(&mut sandbox, &places, way.0);
-            sandbox.reset().unwrap();
-        }
+        assert_resets(&mut sandbox, &places, &looks);
     }
 
     fn after_a_reset_the_sandbox_that_a_snapshot_was_taken_of_is_that_snapshot() {
@@ -81,13 +80,7 @@ tests! {
         let places = Places::of(&mut sandbox);
         sandbox.snapshot().unwrap();
         let looks = Looks::of(&mut sandbox, &places);
-        for way in WAYS {
-            use_up(&mut sandbox, &places, way);
-            sandbox.reset().unwrap_or_else(|error| panic!("{way:?}: {error}"));
-            assert_eq!(Looks::of(&mut sandbox, &places), looks, "{way:?}");
-            assert_clean(&mut sandbox, &places, way.0);
-            sandbox.reset().unwrap();
-        }
+        assert_resets(&mut sandbox, &places, &looks);
     }
 
     fn the_next_sandbox_of_a_snapshot_in_the_same_shell_is_that_snapshot() {

@@ -8,6 +8,7 @@ use glowbox_core::snapshot_file::{Contents, FeatureWord, Header, ImageHasher};
 use tempfile::TempDir;
 
 use crate::support::{builder, error, guest, isolated, leave_out, sandbox};
+use crate::trace;
 
 /// A saved snapshot of the guest `faults`, which imports nothing, and the folder it is in.
 fn saved() -> (TempDir, std::path::PathBuf) {
@@ -259,6 +260,25 @@ tests! {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
         assert_eq!(error(load(folder.path())).kind(), ErrorKind::InvalidSnapshot);
         assert_eq!(error(load(&folder.path().join("none"))).kind(), ErrorKind::Io);
+    }
+
+    fn saving_writes_the_file_and_its_name_through_to_the_disk() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("snapshot");
+        let calls = trace::count_system_calls(|mark| {
+            let engine = glowbox::Engine::new().unwrap();
+            let builder = Sandbox::builder().engine(&engine);
+            let snapshot = builder.build(guest("faults")).unwrap().snapshot().unwrap();
+            mark();
+            snapshot.save(&path).unwrap();
+            mark();
+        });
+        let times = |number| calls.get(&(number, 0)).copied().unwrap_or(0);
+        // The file, and its folder.
+        assert_eq!(times(libc::SYS_fsync), 2, "{calls:?}");
+        let renamed = [libc::SYS_rename, libc::SYS_renameat, libc::SYS_renameat2];
+        assert_eq!(renamed.map(times).iter().sum::<u64>(), 1, "{calls:?}");
+        assert!(load(&path).is_ok());
     }
 
     fn loading_and_the_first_call_read_as_little_of_a_large_image_as_of_a_small_one() {

@@ -133,6 +133,39 @@ tests! {
         });
     }
 
+    fn the_shell_that_was_used_last_is_used_next() {
+        isolated("pool::the_shell_that_was_used_last_is_used_next", || {
+            // A shell keeps the pages that were written in it, so it is known by the faults of a call
+            // that writes them again.
+            let faults_of_the_next = |writer_is_last: bool| {
+                let engine = engine(2);
+                let mut parent = leaks(&engine);
+                let start = Places::of(&mut parent).spare();
+                let snapshot = parent.snapshot().unwrap();
+                drop(parent);
+                let write = |sandbox: &mut Sandbox| {
+                    sandbox.call::<_, ()>("write_pages", (start, 500u64, 1u64)).unwrap();
+                };
+                let (mut writer, mut other) = (snapshot.spawn().unwrap(), snapshot.spawn().unwrap());
+                write(&mut writer);
+                count(&mut other);
+                if writer_is_last {
+                    drop(other);
+                    drop(writer);
+                } else {
+                    drop(writer);
+                    drop(other);
+                }
+                let mut next = snapshot.spawn().unwrap();
+                let before = page_faults();
+                write(&mut next);
+                page_faults() - before
+            };
+            let (last, before_last) = (faults_of_the_next(true), faults_of_the_next(false));
+            assert!(last < 100 && before_last >= 400, "{last} and {before_last}");
+        });
+    }
+
     fn two_snapshots_that_alternate_keep_a_shell_each() {
         isolated("pool::two_snapshots_that_alternate_keep_a_shell_each", || {
             let found = system_calls(100, || {

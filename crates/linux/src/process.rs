@@ -1,0 +1,65 @@
+//! A process: all that belongs to a guest, and how it goes on after an exit.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clocks;
+use crate::files::Files;
+use crate::random::Random;
+use crate::space::{self, Space};
+use crate::table::{Entry, entries};
+use crate::threads::Threads;
+use crate::{Event, Hardware, Limits, Next, World};
+
+/// What a process starts with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its address space.
+    pub space: space::Options,
+    /// Its files.
+    pub files: Files,
+    /// What its random numbers come from.
+    pub seed: [u8; 32],
+    /// What it may keep the host's memory busy with.
+    pub limits: Limits,
+}
+
+/// All that belongs to a guest. Its first thread is on the vCPU.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Process {
+    pub(crate) space: Space,
+    pub(crate) files: Files,
+    pub(crate) threads: Threads,
+    pub(crate) clock: Clocks,
+    pub(crate) random: Random,
+    pub(crate) limits: Limits,
+}
+
+impl Process {
+    /// A process that is about to start.
+    pub fn new(_options: Options) -> Process {
+        todo!()
+    }
+
+    /// Answers an exit, and says how the guest goes on.
+    pub fn handle(
+        &mut self,
+        _event: Event,
+        _hardware: &mut dyn Hardware,
+        _world: &mut World,
+    ) -> Next {
+        todo!()
+    }
+
+    /// Whether more than one thread can run: then the one that runs has to be stopped after a time
+    /// slice, with [`Event::Tick`].
+    pub fn needs_ticks(&self) -> bool {
+        todo!()
+    }
+
+    /// Seeds its random numbers anew: for a copy of a process.
+    pub fn reseed(&mut self, seed: [u8; 32]) {
+        self.random = Random::new(seed);
+    }
+}
+
+pub(crate) const CALLS: &[Entry] = entries! {};

@@ -89,8 +89,9 @@ impl Areas {
     ) -> impl Iterator<Item = (Range<u64>, &Area)> {
         let first = self.at(range.start).map_or(range.start, |(start, _)| start);
         let range = range.clone();
-        // A range may be empty.
-        let areas = self.0.range(first..range.end.max(first));
+        // Of an empty range there is nothing, also in the midst of an area.
+        let end = if range.is_empty() { first } else { range.end };
+        let areas = self.0.range(first..end);
         areas.map(move |(&start, area)| (shared(&(start..area.end), &range), area))
     }
 

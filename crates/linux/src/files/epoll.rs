@@ -28,13 +28,16 @@ pub(super) struct Ready {
     pub(super) input: bool,
 }
 
+/// What is watched: a descriptor, and the open file that it stood for then. It may come to stand for
+/// something else.
+type Key = (u32, u64);
+
 /// An epoll set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Set {
-    /// By descriptor and open file: a descriptor may come to stand for something else.
-    pub(super) items: BTreeMap<(u32, u64), Item>,
+    pub(super) items: BTreeMap<Key, Item>,
     /// Where the last wait that found more than was asked for left off.
-    next: (u32, u64),
+    next: Key,
 }
 
 /// One thing that is watched.
@@ -107,13 +110,7 @@ impl Files {
 
     /// What of a set is to be reported: the items, the events, and the activity. And whether input from
     /// the host may add something.
-    #[allow(clippy::type_complexity)]
-    fn scan(
-        &self,
-        around: &Around<'_>,
-        set: &Set,
-        most: usize,
-    ) -> (Vec<((u32, u64), u32, u64)>, bool) {
+    fn scan(&self, around: &Around<'_>, set: &Set, most: usize) -> (Vec<(Key, u32, u64)>, bool) {
         let mut found = Vec::new();
         let mut input = false;
         // In turns, so that what is always ready does not keep the others out.

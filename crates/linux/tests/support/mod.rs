@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::{ExtendedState, Registers};
-use glowbox_linux::files::Files;
+use glowbox_linux::files::{self, Files};
 use glowbox_linux::process::Options;
 use glowbox_linux::space::{self, Initial, MMAP_BASE, Rights};
 use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, World};
@@ -108,7 +108,7 @@ pub fn space() -> space::Options {
 }
 
 pub fn files() -> Files {
-    Files {}
+    files::Options::new().build(0).unwrap().0
 }
 
 /// Extended state with something in every byte that can have it.
@@ -135,6 +135,16 @@ impl Guest {
             world: World::default(),
             registers,
         }
+    }
+
+    /// A guest with files and streams.
+    pub fn with_files(files: &files::Options) -> Guest {
+        let mut guest = Guest::new();
+        let (files, grants) = files.build(0).unwrap();
+        let (seed, limits) = ([1; 32], Limits::default());
+        guest.process = Process::new(Options { space: space(), files, seed, limits });
+        guest.world.files = grants;
+        guest
     }
 
     pub fn clock(mut self, clock: Clock) -> Guest {

@@ -36,6 +36,14 @@ pub(super) fn write(call: &mut Call<'_>) -> Answer {
     write_from(call, int(fd), None, &[(address, length)])
 }
 
+/// What a write answers. Nobody reads what was to be written: that is a signal, too.
+fn tell(call: &mut Call<'_>, answer: Answer) -> Answer {
+    if let Err(Stop::Error(Errno::EPIPE)) = answer {
+        call.process.threads.raise(raw::SIGPIPE);
+    }
+    answer
+}
+
 pub(super) fn pread64(call: &mut Call<'_>) -> Answer {
     let [fd, address, length, at, ..] = call.arguments;
     read_into(call, int(fd), Some(offset(at)?), &[(address, length)])
@@ -198,7 +206,8 @@ fn write_from(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer])
         return Ok(files.write(&mut around, fd, at, &[])? as u64);
     }
     if !call.process.files.is_file(fd)? {
-        return write_stream(call, fd, at, buffers);
+        let answer = write_stream(call, fd, at, buffers);
+        return tell(call, answer);
     }
     let mut done = 0;
     for (address, length) in windows(buffers) {
@@ -341,7 +350,8 @@ fn copy(call: &mut Call<'_>, from: (i32, u64), to: (i32, u64), length: u64) -> A
         }
     };
     if let Err(error) = result {
-        or_done(done, error)?;
+        let answer = or_done(done, error);
+        tell(call, answer)?;
     }
     match from.1 {
         0 => call.process.files.get_mut(from.0)?.offset = start + done,

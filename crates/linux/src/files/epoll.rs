@@ -14,6 +14,8 @@ pub(super) const OUT: u32 = raw::POLLOUT;
 pub(super) const ERR: u32 = raw::POLLERR;
 pub(super) const HUP: u32 = raw::POLLHUP;
 pub(super) const NVAL: u32 = raw::POLLNVAL;
+/// What says how an item is watched, not for what.
+const HOW: u32 = raw::EPOLLET | raw::EPOLLONESHOT | raw::EPOLLEXCLUSIVE | raw::EPOLLWAKEUP;
 /// The other names of the same.
 const IN_TOO: u32 = raw::POLLRDNORM;
 const OUT_TOO: u32 = raw::POLLWRNORM;
@@ -121,13 +123,13 @@ impl Files {
             }
             // Sets don't contain sets, so this goes no deeper.
             let Ok(ready) = self.ready_open(around, key.1) else { continue };
-            let watched = item.events & !(raw::EPOLLET | raw::EPOLLONESHOT | raw::EPOLLEXCLUSIVE);
+            let watched = item.events & !HOW;
             // A one-shot that has fired watches nothing until it is set again.
             if watched == 0 {
                 continue;
             }
             input |= ready.input && watched & IN != 0;
-            let events = ready.events & (watched | ERR | HUP);
+            let events = ready.events & watched;
             let edge = item.events & raw::EPOLLET != 0;
             if events == 0 || (edge && item.reported == Some((ready.activity, events))) {
                 continue;
@@ -190,6 +192,8 @@ impl Files {
                 return Err(Errno::ENOENT);
             }
             Control::Add { events, data } | Control::Change { events, data } => {
+                // These are always watched for.
+                let events = events | ERR | HUP;
                 set.items.insert(key, Item { events, data, reported: None });
             }
             Control::Remove => {

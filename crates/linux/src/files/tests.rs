@@ -28,7 +28,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(options: &Options) -> Fixture {
-        let (files, grants) = options.build(0).unwrap();
+        let (files, grants) = options.build(&Clock::Virtual).unwrap();
         Fixture::with(files, grants)
     }
 

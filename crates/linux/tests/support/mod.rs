@@ -108,7 +108,7 @@ pub fn space() -> space::Options {
 }
 
 pub fn files() -> Files {
-    files::Options::new().build(0).unwrap().0
+    files::Options::new().build(&Clock::Virtual).unwrap().0
 }
 
 /// Extended state with something in every byte that can have it.
@@ -140,7 +140,7 @@ impl Guest {
     /// A guest with files and streams.
     pub fn with_files(files: &files::Options) -> Guest {
         let mut guest = Guest::new();
-        let (files, grants) = files.build(0).unwrap();
+        let (files, grants) = files.build(&Clock::Virtual).unwrap();
         let (seed, limits) = ([1; 32], Limits::default());
         guest.process = Process::new(Options { space: space(), files, seed, limits });
         guest.world.files = grants;

@@ -116,11 +116,12 @@ fn vectors(call: &mut Call<'_>) -> Result<Vec<Buffer>, Stop> {
     }
 }
 
-/// What was done before something failed is what counts.
+/// What was done before something failed is what counts; but not if the machine below has.
 fn or_done(done: u64, error: Stop) -> Answer {
-    match done {
-        0 => Err(error),
-        done => Ok(done),
+    match error {
+        Stop::Broken(_) => Err(error),
+        _ if done == 0 => Err(error),
+        _ => Ok(done),
     }
 }
 
@@ -141,7 +142,7 @@ fn gather(
         }
         let pieces = call.process.space.pieces(call.hardware, *address, wanted, write);
         let pieces = match pieces {
-            Err(_) if !gathered.is_empty() => break,
+            Err(Stop::Error(_)) if !gathered.is_empty() => break,
             pieces => pieces?,
         };
         let there: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();

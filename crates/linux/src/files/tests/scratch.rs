@@ -31,7 +31,7 @@ fn what_is_written_is_there_in_a_snapshot_and_gone_after_a_reset() {
 #[test]
 fn a_copy_is_cheap_even_of_many_files() {
     let mut files = scratch(1 << 30);
-    for index in 0..20_000 {
+    for index in 0..5000 {
         files.put(&format!("{index}"), b"x").unwrap();
     }
     let start = std::time::Instant::now();
@@ -343,4 +343,71 @@ fn a_process_whose_account_is_wrong_is_not_sound() {
     }));
     assert!(!spoiled(&|files| files.tree.get_mut(a).unwrap().links = 2));
     assert!(!spoiled(&|files| files.tree.get_mut(a).unwrap().mode = 1 << 20));
+}
+
+#[test]
+fn a_process_from_a_file_that_was_tampered_with_is_refused_or_does_no_harm() {
+    let mut options = Options::new();
+    options.scratch("/tmp", 64 << 10).file("/data/file", "x").directory("/host", "/usr");
+    options.current_directory("/tmp");
+    let mut files = Fixture::new(&options);
+    files.mkdir("a").unwrap();
+    files.mkdir("a/b").unwrap();
+    files.put("a/b/file", b"hello").unwrap();
+    files.link("a/b", "link").unwrap();
+    let removed = files.open("a/b/removed", CREATE).unwrap();
+    files.remove("a/b/removed").unwrap();
+    files.open("/host/bin", raw::O_DIRECTORY).unwrap();
+    let (parts, around) = files.parts();
+    let ends = parts.make_pipe(&around, 0, false).unwrap();
+    files.write(ends[1].cast_signed(), None, b"bytes").unwrap();
+    let bytes = postcard::to_allocvec(&files.files).unwrap();
+    let mut state = 99_u64;
+    let mut next = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 20).unwrap() % below
+    };
+    let (mut loaded, mut sound) = (0, 0);
+    for _ in 0..5000 {
+        let mut spoiled = bytes.clone();
+        for _ in 0..=next(2) {
+            let at = next(spoiled.len());
+            spoiled[at] = [0, 1, 0x7f, 0xff, spoiled[at] ^ 1, spoiled[at].wrapping_add(1)][next(6)];
+        }
+        let Ok(spoiled) = postcard::from_bytes::<Files>(&spoiled) else { continue };
+        loaded += 1;
+        if !spoiled.is_sound(&files.limits) {
+            continue;
+        }
+        sound += 1;
+        let mut used = Fixture::with(spoiled, files.grants.clone());
+        let _ = used.put("a/b/new", b"new");
+        let _ = used.contents("link/file");
+        let _ = used.contents("../../host/bin/../x");
+        let _ = used.rename("a/b", "c");
+        let _ = used.rename("a", "c/d");
+        let _ = used.list("/", 100);
+        let _ = used.list("a", 100);
+        let _ = used.resolves("..");
+        let _ = used.read(removed, None, 100);
+        let _ = used.read(3, Some(0), 100);
+        for end in ends {
+            let end = end.cast_signed();
+            let (parts, around) = used.parts();
+            let ready = parts.ready(&around, end).is_ok_and(|ready| ready.events & 1 != 0);
+            if ready {
+                let _ = used.read(end, None, 2);
+            }
+        }
+        let _ = used.remove("c/file");
+        let _ = used.rmdir("c");
+        for fd in 0..10 {
+            let _ = used.files.close(fd);
+        }
+        assert!(used.files.is_sound(&used.limits));
+    }
+    eprintln!("{loaded} could be read, {sound} of them are sound");
+    assert!(sound > 50 && loaded > sound);
 }

@@ -95,6 +95,7 @@ pub enum Personality {
 pub struct Program {
     bytes: Arc<[u8]>,
     personality: Personality,
+    library: bool,
     entry: u64,
     relocatable: bool,
     segments: Vec<Segment>,
@@ -117,7 +118,7 @@ impl Program {
         let relocatable = header.e_type.get(LE) == elf::ET_DYN;
         let headers = program_headers(header, file)?;
         let segments = segments(headers, file.len(), relocatable)?;
-        let Functions { exports, imports, personality } = functions(header, file)?;
+        let Functions { exports, imports, personality, library } = functions(header, file)?;
         refuse_unsupported(headers, file, personality)?;
         let entry = header.e_entry.get(LE);
         let in_code = |segment: &&Segment| {
@@ -133,6 +134,7 @@ impl Program {
         let headers = headers_address(header, &segments);
         Ok(Program {
             personality,
+            library,
             entry,
             relocatable,
             segments,
@@ -143,6 +145,11 @@ impl Program {
             headers,
             bytes,
         })
+    }
+
+    /// Whether it was built with the guest library, and says when it is ready to be called.
+    pub fn is_library(&self) -> bool {
+        self.library
     }
 
     /// The file's bytes.

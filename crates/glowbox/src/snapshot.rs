@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use glowbox_core::load;
 use glowbox_core::registers::CpuState;
+use glowbox_linux::Process;
 use glowbox_machine::Machine;
 use glowbox_mem::Image;
 
 use crate::builder::HostFunctions;
+use crate::capabilities::Capabilities;
 use crate::host_function::{HostFunction, Prototypes};
 use crate::instance::{Instance, Own};
 use crate::log::{Log, LogRecord};
@@ -57,6 +59,8 @@ pub(crate) struct Captured {
     pub(crate) prototypes: Arc<Prototypes>,
     pub(crate) log: Mutex<Log>,
     pub(crate) deadline: Option<Duration>,
+    /// A Linux guest's process, and what of the host it can reach.
+    pub(crate) linux: Option<(Arc<Process>, Capabilities)>,
 }
 
 impl Drop for Captured {

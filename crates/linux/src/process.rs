@@ -56,6 +56,11 @@ impl Process {
         todo!()
     }
 
+    /// Nanoseconds on its monotonic clock.
+    pub fn now(&mut self, world: &World) -> u64 {
+        self.clock.monotonic(&world.clock)
+    }
+
     /// Seeds its random numbers anew: for a copy of a process.
     pub fn reseed(&mut self, seed: [u8; 32]) {
         self.random = Random::new(seed);

@@ -15,6 +15,8 @@ pub(super) struct Functions {
     pub(super) exports: Vec<Function>,
     pub(super) imports: Vec<Function>,
     pub(super) personality: Personality,
+    /// Whether there are such sections at all.
+    pub(super) library: bool,
 }
 
 /// Reads both sections. A program that has neither knows nothing of Glowbox.
@@ -28,14 +30,15 @@ pub(super) fn functions(header: &FileHeader64<LE>, file: &[u8]) -> Result<Functi
     };
     if find(EXPORTS).is_none() && find(IMPORTS).is_none() {
         let (exports, imports) = (Vec::new(), Vec::new());
-        return Ok(Functions { exports, imports, personality: Personality::Linux });
+        let personality = Personality::Linux;
+        return Ok(Functions { exports, imports, personality, library: false });
     }
     let (exports, personality) = read(EXPORTS)?;
     let (imports, other) = read(IMPORTS)?;
     if personality != other {
         return Err(ElfError::TwoLibraries { section: IMPORTS });
     }
-    Ok(Functions { exports, imports, personality })
+    Ok(Functions { exports, imports, personality, library: true })
 }
 
 /// The section headers, and the bytes that their names lie in.

@@ -1,0 +1,109 @@
+//! What of the host a Linux guest can reach: nothing, until the builder is told.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use glowbox_linux::files::{Files, Grants, Input, Output};
+use glowbox_linux::{Clock, World};
+
+use crate::linux::{LogStream, Lines};
+use crate::{Error, ErrorKind};
+
+/// What the builder was told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Requested {
+    pub(crate) arguments: Vec<Vec<u8>>,
+    pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) stdin: Option<Input>,
+    pub(crate) stdout: Option<Output>,
+    pub(crate) stderr: Option<Output>,
+    pub(crate) files: Vec<(PathBuf, Arc<[u8]>)>,
+    pub(crate) directories: Vec<(PathBuf, PathBuf)>,
+    pub(crate) scratch: Option<(PathBuf, u64)>,
+    pub(crate) clock: Clock,
+    pub(crate) allow_jit: bool,
+}
+
+/// What a guest can reach, checked and opened. Copies share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Capabilities {
+    arguments: Arc<[Vec<u8>]>,
+    environment: Arc<[Vec<u8>]>,
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+    files: Files,
+    grants: Grants,
+    clock: Clock,
+    allow_jit: bool,
+}
+
+impl Requested {
+    /// Checks what was asked for, and opens directories.
+    pub(crate) fn open(self) -> Result<Capabilities, Error> {
+        let environment = self.environment.iter().map(|(name, value)| {
+            let pair = [&name[..], b"=", value].concat();
+            match name.is_empty() || name.contains(&b'=') || pair.contains(&0) {
+                true => Err(name),
+                false => Ok(pair),
+            }
+        });
+        let environment = environment.collect::<Result<Vec<_>, _>>().map_err(|name| {
+            let text = format!(
+                "the environment variable `{}` can't be: a name is not empty and has no `=`, and \
+                 neither name nor value has a zero byte",
+                String::from_utf8_lossy(name).escape_debug()
+            );
+            Error::new(ErrorKind::InvalidOption, text)
+        })?;
+        if let Some(argument) = self.arguments.iter().find(|argument| argument.contains(&0)) {
+            let shown = String::from_utf8_lossy(argument).escape_debug().to_string();
+            let text = format!("the argument `{shown}` has a zero byte in it, which none can");
+            return Err(Error::new(ErrorKind::InvalidOption, text));
+        }
+        let (files, mut grants) = self.open_files()?;
+        if let Some(input) = self.stdin {
+            grants.set_stdin(input);
+        }
+        Ok(Capabilities {
+            arguments: self.arguments.into(),
+            environment: environment.into(),
+            stdout: self.stdout,
+            stderr: self.stderr,
+            files,
+            grants,
+            clock: self.clock,
+            allow_jit: self.allow_jit,
+        })
+    }
+}
+
+impl Capabilities {
+    pub(crate) fn arguments(&self) -> &[Vec<u8>] {
+        &self.arguments
+    }
+
+    /// As `NAME=value`.
+    pub(crate) fn environment(&self) -> &[Vec<u8>] {
+        &self.environment
+    }
+
+    /// The files that a process starts with.
+    pub(crate) fn files(&self) -> Files {
+        self.files.clone()
+    }
+
+    pub(crate) fn allows_jit(&self) -> bool {
+        self.allow_jit
+    }
+
+    /// A world for one process. Streams that nobody asked for go to the log.
+    pub(crate) fn world(&self, lines: &Lines) -> World {
+        let mut files = self.grants.clone();
+        let log = |output: &Option<Output>, stream| {
+            output.clone().unwrap_or_else(|| lines.output(stream))
+        };
+        files.set_stdout(log(&self.stdout, LogStream::Out));
+        files.set_stderr(log(&self.stderr, LogStream::Error));
+        World { clock: self.clock, files }
+    }
+}

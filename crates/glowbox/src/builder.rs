@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use glowbox_core::elf::{Function as Import, Personality};
@@ -275,7 +274,7 @@ impl Builder {
     /// What a Linux program reads from standard input; nothing by default. Sandboxes that are spawned
     /// from a snapshot share it.
     pub fn stdin(mut self, input: Input) -> Builder {
-        self.requested.stdin = Some(input);
+        self.requested.files.stdin(input);
         self
     }
 
@@ -293,25 +292,32 @@ impl Builder {
         self
     }
 
-    /// Puts a read-only file into a Linux program's tree, at an absolute path. It lies in memory.
-    pub fn file(mut self, path: impl Into<PathBuf>, bytes: impl Into<Arc<[u8]>>) -> Builder {
-        self.requested.files.push((path.into(), bytes.into()));
+    /// Puts a read-only file into a Linux program's tree, at an absolute path. It lies in memory. In the
+    /// scratch directory, it can be changed.
+    pub fn file(mut self, path: impl AsRef<str>, bytes: impl Into<Vec<u8>>) -> Builder {
+        self.requested.files.file(path, bytes);
         self
     }
 
     /// Lets a Linux program read a directory of the host, and all that is below it, at an absolute path
     /// of its own. It can't write there, nor get out by `..` or by a symbolic link; links that lead out
     /// can't be followed. Only regular files and directories can be opened.
-    pub fn directory(mut self, path: impl Into<PathBuf>, host: impl Into<PathBuf>) -> Builder {
-        self.requested.directories.push((path.into(), host.into()));
+    pub fn directory(mut self, path: impl AsRef<str>, host: impl AsRef<Path>) -> Builder {
+        self.requested.files.directory(path, host);
         self
     }
 
     /// Gives a Linux program a directory to write to, at an absolute path, with room for so many bytes. It
     /// lies in the host's memory, is part of snapshots, and is gone when the sandbox is. Names and
     /// bookkeeping count too.
-    pub fn scratch(mut self, path: impl Into<PathBuf>, bytes: u64) -> Builder {
-        self.requested.scratch = Some((path.into(), bytes));
+    pub fn scratch(mut self, path: impl AsRef<str>, bytes: u64) -> Builder {
+        self.requested.files.scratch(path, bytes);
+        self
+    }
+
+    /// The directory that a Linux program starts in; `/` by default.
+    pub fn current_directory(mut self, path: impl AsRef<str>) -> Builder {
+        self.requested.files.current_directory(path);
         self
     }
 

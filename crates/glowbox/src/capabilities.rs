@@ -1,9 +1,8 @@
 //! What of the host a Linux guest can reach: nothing, until the builder is told.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use glowbox_linux::files::{Files, Grants, Input, Output};
+use glowbox_linux::files::{self, Files, Grants, OptionsError, Output};
 use glowbox_linux::{Clock, World};
 
 use crate::linux::{LogStream, Lines};
@@ -14,12 +13,9 @@ use crate::{Error, ErrorKind};
 pub(crate) struct Requested {
     pub(crate) arguments: Vec<Vec<u8>>,
     pub(crate) environment: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(crate) stdin: Option<Input>,
     pub(crate) stdout: Option<Output>,
     pub(crate) stderr: Option<Output>,
-    pub(crate) files: Vec<(PathBuf, Arc<[u8]>)>,
-    pub(crate) directories: Vec<(PathBuf, PathBuf)>,
-    pub(crate) scratch: Option<(PathBuf, u64)>,
+    pub(crate) files: files::Options,
     pub(crate) clock: Clock,
     pub(crate) allow_jit: bool,
 }
@@ -60,10 +56,7 @@ impl Requested {
             let text = format!("the argument `{shown}` has a zero byte in it, which none can");
             return Err(Error::new(ErrorKind::InvalidOption, text));
         }
-        let (files, mut grants) = self.open_files()?;
-        if let Some(input) = self.stdin {
-            grants.set_stdin(input);
-        }
+        let (files, grants) = self.files.build(self.clock.start()).map_err(of_files)?;
         Ok(Capabilities {
             arguments: self.arguments.into(),
             environment: environment.into(),
@@ -75,6 +68,14 @@ impl Requested {
             allow_jit: self.allow_jit,
         })
     }
+}
+
+fn of_files(error: OptionsError) -> Error {
+    let kind = match error {
+        OptionsError::Directory { .. } => ErrorKind::Io,
+        _ => ErrorKind::InvalidOption,
+    };
+    Error::with_source(kind, error.to_string(), error)
 }
 
 impl Capabilities {

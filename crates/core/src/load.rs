@@ -87,6 +87,16 @@ pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut 
     relocate(program, layout, memory);
     boot_info(layout, start, memory);
     entropy(layout, &start.entropy, memory);
+    stack(program, layout, start, memory)
+}
+
+/// Writes the stack that a loaded program starts with; also in the place of another one, if it has not
+/// run since.
+///
+/// # Panics
+///
+/// As [`load`].
+pub fn stack(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Entry {
     let rip = Gva(program.entry().wrapping_add(layout.load_base()));
     Entry { rip, rsp: initial_stack(program, layout, start, memory) }
 }

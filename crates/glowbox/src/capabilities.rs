@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use glowbox_linux::files::{self, Files, Grants, OptionsError, Output};
+use glowbox_linux::files::{self, Files, Grants, Input, OptionsError, Output};
 use glowbox_linux::{Clock, World};
 
 use crate::linux::{LogStream, Lines};
@@ -18,6 +18,16 @@ pub(crate) struct Requested {
     pub(crate) files: files::Options,
     pub(crate) clock: Clock,
     pub(crate) allow_jit: bool,
+}
+
+/// What one sandbox of a snapshot is to have instead of what the snapshot has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Replacements {
+    pub(crate) arguments: Option<Vec<Vec<u8>>>,
+    pub(crate) environment: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    pub(crate) stdin: Option<Input>,
+    pub(crate) stdout: Option<Output>,
+    pub(crate) stderr: Option<Output>,
 }
 
 /// What a guest can reach, checked and opened. Copies share it.
@@ -36,29 +46,11 @@ pub(crate) struct Capabilities {
 impl Requested {
     /// Checks what was asked for, and opens directories.
     pub(crate) fn open(self) -> Result<Capabilities, Error> {
-        let environment = self.environment.iter().map(|(name, value)| {
-            let pair = [&name[..], b"=", value].concat();
-            match name.is_empty() || name.contains(&b'=') || pair.contains(&0) {
-                true => Err(name),
-                false => Ok(pair),
-            }
-        });
-        let environment = environment.collect::<Result<Vec<_>, _>>().map_err(|name| {
-            let text = format!(
-                "the environment variable `{}` can't be: a name is not empty and has no `=`, and \
-                 neither name nor value has a zero byte",
-                String::from_utf8_lossy(name).escape_debug()
-            );
-            Error::new(ErrorKind::InvalidOption, text)
-        })?;
-        if let Some(argument) = self.arguments.iter().find(|argument| argument.contains(&0)) {
-            let shown = String::from_utf8_lossy(argument).escape_debug().to_string();
-            let text = format!("the argument `{shown}` has a zero byte in it, which none can");
-            return Err(Error::new(ErrorKind::InvalidOption, text));
-        }
+        let arguments = checked_arguments(self.arguments)?;
+        let environment = checked_environment(&self.environment)?;
         let (files, grants) = self.files.build(self.clock.start()).map_err(of_files)?;
         Ok(Capabilities {
-            arguments: self.arguments.into(),
+            arguments: arguments.into(),
             environment: environment.into(),
             stdout: self.stdout,
             stderr: self.stderr,
@@ -68,6 +60,32 @@ impl Requested {
             allow_jit: self.allow_jit,
         })
     }
+}
+
+fn checked_arguments(arguments: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Error> {
+    if let Some(argument) = arguments.iter().find(|argument| argument.contains(&0)) {
+        let shown = String::from_utf8_lossy(argument).escape_debug().to_string();
+        let text = format!("the argument `{shown}` has a zero byte in it, which none can");
+        return Err(Error::new(ErrorKind::InvalidOption, text));
+    }
+    Ok(arguments)
+}
+
+/// Each variable as `NAME=value`.
+fn checked_environment(variables: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Vec<u8>>, Error> {
+    let pair = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        let pair = [&name[..], b"=", value].concat();
+        if !name.is_empty() && !name.contains(&b'=') && !pair.contains(&0) {
+            return Ok(pair);
+        }
+        let text = format!(
+            "the environment variable `{}` can't be: a name is not empty and has no `=`, and neither \
+             name nor value has a zero byte",
+            String::from_utf8_lossy(name).escape_debug()
+        );
+        Err(Error::new(ErrorKind::InvalidOption, text))
+    };
+    variables.iter().map(pair).collect()
 }
 
 fn of_files(error: OptionsError) -> Error {
@@ -95,6 +113,23 @@ impl Capabilities {
 
     pub(crate) fn allows_jit(&self) -> bool {
         self.allow_jit
+    }
+
+    /// The same with what is asked for in `other` instead, where something is; files stay.
+    pub(crate) fn replaced_by(&self, other: Replacements) -> Result<Capabilities, Error> {
+        let mut replaced = self.clone();
+        if let Some(arguments) = other.arguments {
+            replaced.arguments = checked_arguments(arguments)?.into();
+        }
+        if let Some(environment) = other.environment {
+            replaced.environment = checked_environment(&environment)?.into();
+        }
+        if let Some(input) = other.stdin {
+            replaced.grants.set_stdin(input);
+        }
+        replaced.stdout = other.stdout.or(replaced.stdout);
+        replaced.stderr = other.stderr.or(replaced.stderr);
+        Ok(replaced)
     }
 
     /// A world for one process. Streams that nobody asked for go to the log.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use glowbox_core::address::{LARGE_PAGE_SIZE, Protection, index};
+use glowbox_core::address::{LARGE_PAGE_SIZE, PAGE_SIZE, Protection, index};
 use glowbox_core::elf::Program;
 use glowbox_core::layout::{LENT, Layout, PAGE_TABLES_GPA};
 use glowbox_core::paging::Privilege;
@@ -16,8 +16,12 @@ use glowbox_linux::space::{self, Initial, Rights};
 use glowbox_linux::{Bases, Broken, Event, Hardware, Limits, Next, Process, World, process};
 use glowbox_machine::{Machine, MachineError};
 
+use crate::Error;
 use crate::capabilities::Capabilities;
+use crate::randomness::Randomness;
 
+/// Pages by which a process's mappings may start lower.
+const MMAP_PAGES: u64 = 1 << 26;
 /// Most bytes of lines that wait for the log.
 const MAX_LINES: usize = 1 << 20;
 
@@ -38,15 +42,16 @@ impl Linux {
         program: &Program,
         layout: &Layout,
         capabilities: Capabilities,
-        seed: [u8; 32],
-    ) -> Linux {
+        randomness: Randomness,
+    ) -> Result<Linux, Error> {
+        let base = space::MMAP_BASE - randomness.mappings()? % MMAP_PAGES * PAGE_SIZE;
         let options = process::Options {
-            space: space_options(program, layout, capabilities.allows_jit()),
+            space: space_options(program, layout, base, capabilities.allows_jit()),
             files: capabilities.files(),
-            seed,
+            seed: randomness.process_seed()?,
             limits: Limits::default(),
         };
-        Linux::with(Arc::new(Process::new(options)), capabilities)
+        Ok(Linux::with(Arc::new(Process::new(options)), capabilities))
     }
 
     /// A process that exists already.
@@ -54,6 +59,33 @@ impl Linux {
         let lines = Lines::default();
         let world = capabilities.world(&lines);
         Linux { process, capabilities, world, lines, is_copy: false }
+    }
+
+    /// Checks that a process from a file is one of this program in this layout that may do no more than
+    /// it could here; says what is wrong otherwise.
+    pub(crate) fn check(
+        process: &Process,
+        program: &Program,
+        layout: &Layout,
+        allow_jit: bool,
+    ) -> Result<(), &'static str> {
+        let found = process.space_options();
+        if found.allow_jit && !allow_jit {
+            return Err("it may execute what it has written; if it is to, say so with \
+                        Loader::allow_jit");
+        }
+        if *found != space_options(program, layout, found.mmap_base, found.allow_jit) {
+            return Err("its address space is not one of this program with these limits");
+        }
+        if process.limits() != Limits::default() || !process.is_sound(layout.size()) {
+            return Err("it contradicts itself");
+        }
+        Ok(())
+    }
+
+    /// Writes the page tables that the process needs, where only the layout's are.
+    pub(crate) fn rebuild(&mut self, machine: &mut dyn Machine) -> Result<(), Broken> {
+        Arc::make_mut(&mut self.process).rebuild(&mut Below(machine))
     }
 
     /// The process, to be kept in a snapshot.
@@ -156,7 +188,12 @@ impl Hardware for Below<'_> {
 }
 
 /// The address space that a program starts with.
-fn space_options(program: &Program, layout: &Layout, allow_jit: bool) -> space::Options {
+fn space_options(
+    program: &Program,
+    layout: &Layout,
+    mmap_base: u64,
+    allow_jit: bool,
+) -> space::Options {
     let mut initial = Vec::new();
     let mut reserved = vec![LENT.start..LENT.end + LARGE_PAGE_SIZE];
     for region in layout.regions() {
@@ -183,6 +220,7 @@ fn space_options(program: &Program, layout: &Layout, allow_jit: bool) -> space::
         free: layout.pool(),
         program_break: program_break.start,
         break_limit: program_break.end,
+        mmap_base,
         areas: Limits::default().areas,
         allow_jit,
     }

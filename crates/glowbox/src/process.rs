@@ -5,7 +5,7 @@ use std::fmt;
 use glowbox_core::fault::Fault;
 
 use crate::instance::Instance;
-use crate::{Error, Guest, InterruptHandle, Stats};
+use crate::{Error, Guest, InterruptHandle, Snapshot, Stats};
 
 /// An ordinary, statically linked Linux program in a micro-VM of its own, which runs once from start
 /// to end.
@@ -113,6 +113,17 @@ impl Process {
     /// [`Spent`](crate::ErrorKind::Spent) if it has run already.
     pub fn run(&mut self) -> Result<ExitStatus, Error> {
         self.instance.run_to_end()
+    }
+
+    /// Takes a snapshot of the program before it has run: any number of processes can be made of it, by
+    /// [`Spawner::load`](crate::Spawner::load).
+    ///
+    /// # Errors
+    ///
+    /// [`Spent`](crate::ErrorKind::Spent) if the program has run; otherwise as
+    /// [`Sandbox::snapshot`](crate::Sandbox::snapshot).
+    pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        self.instance.capture().map(Snapshot::new)
     }
 
     /// A handle by which other threads can stop the program.

@@ -20,6 +20,7 @@ enum Stream {
     Auxiliary = 2,
     Guest = 3,
     Process = 4,
+    Mappings = 5,
 }
 
 /// Where random numbers come from.
@@ -49,6 +50,11 @@ impl Randomness {
         let deterministic = u32::from(self != Randomness::System);
         let seed = self.bytes(Stream::Guest)?;
         Ok(Entropy { generation, deterministic, reserved: 0, seed })
+    }
+
+    /// Decides where a Linux guest's mappings start.
+    pub(crate) fn mappings(self) -> Result<u64, Error> {
+        self.bytes(Stream::Mappings).map(u64::from_le_bytes)
     }
 
     /// What a Linux guest's random numbers are made of.

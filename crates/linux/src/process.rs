@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::space::{self, Space};
 use crate::table::{Entry, entries};
 use crate::threads::Threads;
-use crate::{Event, Hardware, Limits, Next, World};
+use crate::{Broken, Event, Hardware, Limits, Next, World};
 
 /// What a process starts with.
 #[derive(Debug, Clone)]
@@ -54,6 +54,25 @@ impl Process {
     /// slice, with [`Event::Tick`].
     pub fn needs_ticks(&self) -> bool {
         todo!()
+    }
+
+    /// What its address space is made of.
+    pub fn space_options(&self) -> &space::Options {
+        self.space.options()
+    }
+
+    /// What it may keep the host's memory busy with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Writes its page tables anew, where only those of what is mapped at the start are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::rebuild`].
+    pub fn rebuild(&mut self, hardware: &mut dyn Hardware) -> Result<(), Broken> {
+        self.space.rebuild(hardware)
     }
 
     /// Nanoseconds on its monotonic clock.

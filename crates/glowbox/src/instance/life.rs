@@ -16,6 +16,7 @@ use glowbox_mem::{CaptureError, Image, RestoreError};
 
 use super::lent::Loans;
 use super::{Instance, MachineStats, Options, Origin, out_of_turn};
+use crate::capabilities::Capabilities;
 use crate::host_function::{Prototypes, Registered};
 use crate::linux::Linux;
 use crate::log::Log;
@@ -73,8 +74,8 @@ impl Instance {
         let linux = match setup.layout.personality() {
             Personality::Glowbox => None,
             Personality::Linux => {
-                let seed = setup.randomness.process_seed()?;
-                Some(Linux::new(program, &setup.layout, capabilities, seed))
+                let randomness = setup.randomness;
+                Some(Linux::new(program, &setup.layout, capabilities.clone(), randomness)?)
             }
         };
         let process = linux.as_ref().map(|linux| Arc::clone(linux.process()));
@@ -158,20 +159,49 @@ impl Instance {
     }
 
     /// Makes an instance in the state of a snapshot.
-    pub(crate) fn spawn(snapshot: &Arc<Captured>, own: Own) -> Result<Instance, Error> {
+    pub(crate) fn spawn(
+        snapshot: &Arc<Captured>,
+        own: Own,
+        capabilities: Option<Capabilities>,
+    ) -> Result<Instance, Error> {
         let setup = &snapshot.setup;
         setup.engine.check_process()?;
         let mut lease = setup.engine.pool().lease(setup.layout.size(), Some(&snapshot.image))?;
         if !has_mapped(&mut lease, &snapshot.image) {
             snapshot.fill(&mut *lease)?;
         }
-        let linux = snapshot.linux.as_ref().map(|(process, capabilities)| {
-            Linux::with(Arc::clone(process), capabilities.clone())
+        let linux = snapshot.linux.as_ref().map(|(process, known)| {
+            Linux::with(Arc::clone(process), capabilities.unwrap_or_else(|| known.clone()))
         });
         let origin = Origin::of(snapshot);
         let mut instance = Instance::new(lease, Arc::clone(setup), origin, own, linux);
         instance.begin()?;
         Ok(instance)
+    }
+
+    /// Makes what is in memory of a snapshot's file into an image of its own: with page tables that do not
+    /// come from the file.
+    pub(crate) fn recapture(mut self) -> Result<Arc<Captured>, Error> {
+        let linux = self.linux.as_mut().expect("only Linux guests change page tables");
+        linux.rebuild(&mut *self.lease).map_err(|broken| {
+            let text = format!("the page tables of the snapshot's guest can't be made: {broken}");
+            Error::with_source(ErrorKind::Hypervisor, text, broken)
+        })?;
+        self.capture()
+    }
+
+    /// Gives a program that has not run yet the arguments and the environment that it is to have now.
+    pub(crate) fn start_with_arguments(&mut self) -> Result<(), Error> {
+        let setup = Arc::clone(&self.setup);
+        let linux = self.linux.as_ref().expect("ordinary programs are Linux programs");
+        let start = setup.start(linux.capabilities())?;
+        let memory = self.lease.memory_mut();
+        let entry = load::stack(setup.guest.program(), &setup.layout, &start, memory);
+        let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
+        self.lease.install(&state);
+        self.lease.start(&state).map_err(Error::of_machine)?;
+        self.origin.state = Arc::new(state);
+        Ok(())
     }
 
     /// Starts, in the state that memory has been put into.

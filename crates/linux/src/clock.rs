@@ -17,7 +17,8 @@ pub enum Clock {
     /// several threads, and jumps ahead when every thread sleeps. So sleeping takes no time.
     #[default]
     Virtual,
-    /// Always this time; sleeping takes none.
+    /// Always this time of day; sleeping takes none. The monotonic clock, which programs measure
+    /// spans with, goes on over sleeps and by time slices.
     Frozen(SystemTime),
     /// The host's.
     Real,
@@ -61,6 +62,14 @@ impl Clocks {
                 self.elapsed
             }
             Clock::Frozen(_) => self.elapsed,
+            Clock::Real => real_monotonic(),
+        }
+    }
+
+    /// Nanoseconds on the monotonic clock, which does not go on by this.
+    pub fn peek(&self, clock: &Clock) -> u64 {
+        match clock {
+            Clock::Virtual | Clock::Frozen(_) => self.elapsed,
             Clock::Real => real_monotonic(),
         }
     }
@@ -212,31 +221,61 @@ fn getrusage(call: &mut Call<'_>) -> Answer {
     Ok(0)
 }
 
+/// The instant on the monotonic clock at which a call that waits stops waiting: after a span, or at
+/// an instant of the monotonic clock or of the time of day.
+pub(crate) fn until(call: &mut Call<'_>, time: u64, absolute: bool, realtime: bool) -> u64 {
+    match (absolute, realtime) {
+        (true, false) => time,
+        (true, true) => {
+            let left = time.saturating_sub(read(call, true));
+            call.now().saturating_add(left)
+        }
+        (false, _) => call.now().saturating_add(time),
+    }
+}
+
 fn nanosleep(call: &mut Call<'_>) -> Answer {
+    if call.again.is_some() {
+        return sleep_on(call);
+    }
     let time = nanoseconds(call.words(call.arguments[0])?)?;
-    let until = call.until(Some(time));
-    sleep(call, until)
+    let until = until(call, time, false, false);
+    Err(Stop::Wait(Wait { on: WaitFor::Time, until: Some(until) }))
 }
 
 fn clock_nanosleep(call: &mut Call<'_>) -> Answer {
     let [clock, flags, time, ..] = call.arguments;
     let realtime = is_realtime(clock)?;
+    if call.again.is_some() {
+        return sleep_on(call);
+    }
     let time = nanoseconds(call.words(time)?)?;
     let absolute = flags & u64::from(raw::TIMER_ABSTIME) != 0;
-    let time = match (absolute, &call.again) {
-        (true, None) => {
-            let now = read(call, realtime);
-            time.saturating_sub(now)
-        }
-        _ => time,
-    };
-    let until = call.until(Some(time));
-    sleep(call, until)
+    let until = until(call, time, absolute, realtime);
+    Err(Stop::Wait(Wait { on: WaitFor::Time, until: Some(until) }))
 }
 
-fn sleep(call: &mut Call<'_>, until: Option<u64>) -> Answer {
+/// A sleep that has gone on for a while.
+fn sleep_on(call: &mut Call<'_>) -> Answer {
+    let until = call.again.and_then(|again| again.until);
     match call.timed_out() {
         true => Ok(0),
         false => Err(Stop::Wait(Wait { on: WaitFor::Time, until })),
+    }
+}
+
+/// Tells a thread whose sleep a signal has ended how long it would have slept on.
+pub(crate) fn interrupted(call: &mut Call<'_>, number: u64) -> Result<(), Stop> {
+    let [_, flags, _, remaining, ..] = call.arguments;
+    let to = match u32::try_from(number) {
+        Ok(raw::__NR_nanosleep) => call.arguments[1],
+        Ok(raw::__NR_clock_nanosleep) if flags & u64::from(raw::TIMER_ABSTIME) == 0 => remaining,
+        _ => return Ok(()),
+    };
+    let until = call.again.and_then(|again| again.until).unwrap_or_default();
+    let left = until.saturating_sub(call.now());
+    match to {
+        0 => Ok(()),
+        to => call.write_words(to, &timespec(left)),
     }
 }

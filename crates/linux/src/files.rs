@@ -12,6 +12,14 @@ pub struct Grants {}
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Files {}
 
+// STUB (threads): so is this.
+impl Files {
+    /// Whether they may be used as they stand: for a process that comes from a file.
+    pub fn is_sound(&self, _limits: &crate::Limits) -> bool {
+        true
+    }
+}
+
 // STUB (space): the files helper's branch has the real one.
 impl Files {
     /// Reads a file's bytes for a mapping.

@@ -327,9 +327,7 @@ impl Layout {
         let (end, gpa) = add(RegionKind::Outgoing, gva, gpa, outgoing, Protection::ReadWrite);
         let (gva, gpa) = large(end, gpa);
         let gpa = match self.personality {
-            Personality::Glowbox => {
-                add(RegionKind::Heap, gva, gpa, heap, Protection::ReadWrite).1
-            }
+            Personality::Glowbox => add(RegionKind::Heap, gva, gpa, heap, Protection::ReadWrite).1,
             Personality::Linux => {
                 self.pool = gpa.0..gpa.0 + heap;
                 gpa.offset(heap)

@@ -8,8 +8,8 @@ use std::time::Duration;
 use glowbox_core::elf::{Function as Import, Personality};
 use glowbox_core::layout::Limits;
 use glowbox_core::signature::Signature;
-use glowbox_linux::files::{Input, Output};
 use glowbox_linux::Clock;
+use glowbox_linux::files::{Input, Output};
 
 use crate::capabilities::Requested;
 use crate::host_function::{self, Given, HostFunction, Registered};

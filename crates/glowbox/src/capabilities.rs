@@ -5,7 +5,7 @@ use std::sync::Arc;
 use glowbox_linux::files::{self, Files, Grants, Input, OptionsError, Output};
 use glowbox_linux::{Clock, World};
 
-use crate::linux::{LogStream, Lines};
+use crate::linux::{Lines, LogStream};
 use crate::{Error, ErrorKind};
 
 /// What the builder was told.

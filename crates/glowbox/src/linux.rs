@@ -322,10 +322,7 @@ mod tests {
         written.add(LogStream::Error, b"an error\n");
         let whole: Vec<_> =
             written.whole.iter().map(|(target, line)| (*target, &line[..])).collect();
-        assert_eq!(
-            whole,
-            [("stdout", &b"one"[..]), ("stdout", b"two"), ("stderr", b"an error")]
-        );
+        assert_eq!(whole, [("stdout", &b"one"[..]), ("stdout", b"two"), ("stderr", b"an error")]);
         assert_eq!(written.partial[0].1, b"three");
     }
 

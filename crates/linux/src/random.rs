@@ -2,9 +2,11 @@
 
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng as _, SeedableRng as _};
+use linux_raw_sys::general as raw;
 use serde::{Deserialize, Serialize};
 
-use crate::call::{Answer, Call};
+use crate::Errno;
+use crate::call::{Answer, Call, Stop, unsigned};
 use crate::table::{Entry, entries};
 
 /// A process's generator. Its copies would give the same numbers, so whoever copies a process seeds
@@ -43,14 +45,24 @@ const MOST: u64 = 32 << 20;
 const CHUNK: usize = 4096;
 
 fn getrandom(call: &mut Call<'_>) -> Answer {
-    let [address, length, ..] = call.arguments;
+    let [address, length, flags, ..] = call.arguments;
+    let flags = unsigned(flags);
+    let known = raw::GRND_NONBLOCK | raw::GRND_RANDOM | raw::GRND_INSECURE;
+    let contradiction = raw::GRND_RANDOM | raw::GRND_INSECURE;
+    if flags & !known != 0 || flags & contradiction == contradiction {
+        return Err(Errno::EINVAL.into());
+    }
     let length = length.min(MOST);
     let mut done = 0;
     let mut chunk = [0; CHUNK];
     while done < length {
         let part = usize::try_from(length - done).map_or(CHUNK, |left| left.min(CHUNK));
         call.process.random.fill(&mut chunk[..part]);
-        call.write(address.wrapping_add(done), &chunk[..part])?;
+        match call.write(address.wrapping_add(done), &chunk[..part]) {
+            // As Linux, which says how far it has come.
+            Err(Stop::Error(_)) if done != 0 => break,
+            result => result?,
+        }
         done += part as u64;
     }
     Ok(done)

@@ -4,7 +4,8 @@ use std::ops::{Range, RangeInclusive};
 
 use super::runs::RUN_SIZE;
 use super::{
-    Checksum, FORMAT_VERSION, FormatError, MAX_METADATA, MAX_PROCESS, MAX_PROGRAM, MAX_RUNS, Reader, metadata,
+    Checksum, FORMAT_VERSION, FormatError, MAX_METADATA, MAX_PROCESS, MAX_PROGRAM, MAX_RUNS,
+    Reader, metadata,
 };
 use crate::address::PAGE_SIZE;
 
@@ -181,8 +182,7 @@ impl Header {
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&ARCHITECTURE.to_le_bytes());
         bytes.extend_from_slice(&self.image.end().to_le_bytes());
-        let sections =
-            [&self.metadata, &self.runs, &self.program, &self.process, &self.image];
+        let sections = [&self.metadata, &self.runs, &self.program, &self.process, &self.image];
         for section in sections {
             bytes.extend_from_slice(&section.offset.to_le_bytes());
             bytes.extend_from_slice(&section.length.to_le_bytes());

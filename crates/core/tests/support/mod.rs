@@ -94,9 +94,7 @@ impl Parts {
         let mut file = vec![0; Header::SIZE];
         let mut header = b"\x89GLOWBX\n\x02\0\0\0\x3e\0\0\0\0\0\0\0\0\0\0\0".to_vec();
         let parts = [&self.metadata, &self.runs, &self.program, &self.process];
-        for (part, align) in
-            parts.into_iter().map(|part| (part, 1)).chain([(&self.image, 4096)])
-        {
+        for (part, align) in parts.into_iter().map(|part| (part, 1)).chain([(&self.image, 4096)]) {
             file.resize(file.len().next_multiple_of(align), 0);
             header.extend_from_slice(&(file.len() as u64).to_le_bytes());
             header.extend_from_slice(&(part.len() as u64).to_le_bytes());

@@ -362,9 +362,10 @@ impl Instance {
             prototypes: Arc::clone(&self.prototypes),
             log: self.log.another().into(),
             deadline: self.deadline,
-            linux: self.linux.as_ref().map(|linux| {
-                (Arc::clone(linux.process()), linux.capabilities().clone())
-            }),
+            linux: self
+                .linux
+                .as_ref()
+                .map(|linux| (Arc::clone(linux.process()), linux.capabilities().clone())),
         });
         self.origin = Origin::of(&captured);
         // Whoever has the image must not know the numbers that this one will draw.

@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use glowbox_core::registers::Registers;
 use glowbox_core::mail::GuestMail;
+use glowbox_core::registers::Registers;
 use glowbox_linux::{Event, Next};
 use glowbox_machine::interrupt::NO_DEADLINE;
 use glowbox_machine::{Exit, SegmentBases, supervisor};
@@ -111,7 +111,9 @@ impl Instance {
         if let Some(by) = &self.spent {
             return Err(Error::spent(by));
         }
-        let ended: Result<Infallible, Error> = self.timed(self.deadline, |instance| match instance.run()? {
+        let ended: Result<Infallible, Error> = self.timed(self.deadline, |instance| match instance
+            .run()?
+        {
             GuestMail::Ready => {
                 let text = format!(
                     "`{}` is a guest whose functions are to be called; build a sandbox of it, with \
@@ -179,8 +181,7 @@ impl Instance {
 /// An exit as an event in a Linux process; `None` for those that end it.
 fn event(exit: &Exit) -> Option<Event> {
     // As the calling code sees it: RCX is where `syscall` returns to, R11 its flags.
-    let syscall =
-        |at: &Registers| Event::Syscall(Registers { rip: at.rcx, rflags: at.r11, ..*at });
+    let syscall = |at: &Registers| Event::Syscall(Registers { rip: at.rcx, rflags: at.r11, ..*at });
     match exit {
         Exit::Syscall(registers) => Some(syscall(registers)),
         // Where `syscall` does not enter ring 0 (docs/kvm.md).

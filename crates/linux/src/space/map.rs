@@ -66,7 +66,7 @@ impl Space {
         }
         let length = whole_pages(request.length).ok_or(Errno::ENOMEM)?;
         let range = self.place(&request, length)?;
-        self.check_areas(&range, 1)?;
+        self.check_areas(self.areas.len_without(&[&range]) + 1)?;
         if rights.write && request.reserve && !self.has_room(length - self.runs.populated(&range)) {
             return Err(Errno::ENOMEM.into());
         }
@@ -121,10 +121,8 @@ impl Space {
         found.and_then(|start| usable(start, length))
     }
 
-    /// Whether there may be that many more areas, besides those that come from splitting some at the
-    /// borders of a range.
-    pub(super) fn check_areas(&self, range: &Range<u64>, more: usize) -> Result<(), Errno> {
-        let areas = self.areas.len() + self.areas.splits(range) + more;
+    /// `ENOMEM` if there may not be so many areas.
+    pub(super) fn check_areas(&self, areas: usize) -> Result<(), Errno> {
         match usize::try_from(self.options.areas).is_ok_and(|most| areas <= most) {
             true => Ok(()),
             false => Err(Errno::ENOMEM),
@@ -153,7 +151,7 @@ impl Space {
         if self.areas.is_free(&range) {
             return Ok(0);
         }
-        self.check_areas(&range, 0)?;
+        self.check_areas(self.areas.len_without(&[&range]))?;
         self.release(hardware, &range)?;
         self.areas.cut(&range);
         Ok(0)
@@ -182,8 +180,8 @@ impl Space {
         if !allowed {
             return Err(Errno::EACCES.into());
         }
-        self.check_areas(&range, 0)?;
-        self.restrict_or_allow(hardware, &range, rights)?;
+        self.check_areas(self.areas.len_with(&range))?;
+        self.change_rights(hardware, &range, rights)?;
         if rights.any() && range.end - range.start <= CHUNK {
             self.populate(hardware, &range, range.start)?;
         }
@@ -208,7 +206,7 @@ impl Space {
             let possible = self.areas.is_free(&range)
                 && usable(old, new - old).is_some()
                 && self.has_room(length(&range))
-                && self.check_areas(&range, 1).is_ok();
+                && self.check_areas(self.areas.len() + 1).is_ok();
             if !possible {
                 return Ok(before);
             }

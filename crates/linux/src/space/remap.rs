@@ -53,7 +53,7 @@ impl Space {
         }
         let beyond = usable(range.end, more);
         if let Some(beyond) = beyond.filter(|beyond| self.areas.is_free(beyond)) {
-            self.check_areas(&beyond, 1)?;
+            self.check_areas(self.areas.len() + 1)?;
             self.areas.insert(beyond.clone(), area);
             self.populate_small(hardware, &beyond, area)?;
             return Ok(address);
@@ -89,7 +89,7 @@ impl Space {
         area: Area,
         target: Range<u64>,
     ) -> Result<u64, Stop> {
-        self.check_areas(range, self.areas.splits(&target) + 1)?;
+        self.check_areas(self.areas.len_without(&[range, &target]) + 1)?;
         let moving = length(range).min(length(&target));
         let (kept, rest) = (range.start..range.start + moving, range.start + moving..range.end);
         for run in self.runs.overlapping(&kept).collect::<Vec<_>>() {

@@ -154,11 +154,7 @@ impl KvmMachine {
     }
 
     /// Sets all that decides where and how user mode goes on.
-    fn set_registers(
-        &mut self,
-        r: &Registers,
-        bases: SegmentBases,
-    ) -> Result<(), MachineError> {
+    fn set_registers(&mut self, r: &Registers, bases: SegmentBases) -> Result<(), MachineError> {
         let regs = kvm_regs {
             rip: r.rip,
             rflags: r.rflags & USER_FLAGS | RFLAGS,

@@ -61,6 +61,7 @@
 
 mod arguments;
 mod builder;
+mod encoded;
 mod engine;
 mod error;
 mod filler;

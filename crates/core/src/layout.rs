@@ -103,6 +103,9 @@ impl Limits {
     /// Largest value of each limit.
     pub const MAX: Limits =
         Limits { heap: 64 << 30, stack: 256 << 20, incoming: 1 << 30, outgoing: 1 << 30 };
+    /// What a guest gets unless its host says otherwise.
+    pub const DEFAULT: Limits =
+        Limits { heap: 64 << 20, stack: 1 << 20, incoming: 16 << 20, outgoing: 16 << 20 };
 }
 
 /// A limit that can't be.
@@ -516,8 +519,7 @@ mod tests {
     use super::*;
     use crate::elf::tests::{SMALL, program};
 
-    const LIMITS: Limits =
-        Limits { heap: 64 << 20, stack: 1 << 20, incoming: 16 << 20, outgoing: 16 << 20 };
+    const LIMITS: Limits = Limits::DEFAULT;
 
     #[test]
     fn no_two_regions_overlap_in_either_address_space() {

@@ -19,23 +19,10 @@ use crate::randomness::Randomness;
 use crate::setup::SetupOptions;
 use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Process, Sandbox};
 
-/// Default limit of the guest's heap.
-const DEFAULT_MEMORY: u64 = 64 << 20;
-/// Default size of the guest's stack.
-const DEFAULT_STACK: u64 = 1 << 20;
 /// Default size of a Linux program's first stack.
 const DEFAULT_LINUX_STACK: u64 = 8 << 20;
-/// Default size of messages.
-const DEFAULT_MESSAGE: u64 = 16 << 20;
 /// Default deadline of a call.
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
-/// Default limits of a guest's memory.
-pub(crate) const DEFAULT_LIMITS: Limits = Limits {
-    heap: DEFAULT_MEMORY,
-    stack: DEFAULT_STACK,
-    incoming: DEFAULT_MESSAGE,
-    outgoing: DEFAULT_MESSAGE,
-};
 /// Longest text of a log record that can be asked for.
 const MAX_LOG_TEXT: usize = 1 << 20;
 
@@ -125,7 +112,7 @@ impl Builder {
         Builder {
             engine: None,
             host_functions: HostFunctions::default(),
-            limits: DEFAULT_LIMITS,
+            limits: Limits::DEFAULT,
             deadline: Some(DEFAULT_DEADLINE),
             log_sink: Box::new(log::to_tracing),
             log_level: Some(LogLevel::Info),
@@ -389,7 +376,7 @@ impl Builder {
     }
 
     fn check_limits(&self) -> Result<(), Error> {
-        let limits = Limits { stack: self.stack.unwrap_or(DEFAULT_STACK), ..self.limits };
+        let limits = Limits { stack: self.stack.unwrap_or(Limits::DEFAULT.stack), ..self.limits };
         limits.check().map_err(|error| {
             Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
         })?;
@@ -440,7 +427,7 @@ impl Builder {
 /// The default size of a guest's stack.
 pub(crate) fn default_stack(personality: Personality) -> u64 {
     match personality {
-        Personality::Glowbox => DEFAULT_STACK,
+        Personality::Glowbox => Limits::DEFAULT.stack,
         Personality::Linux => DEFAULT_LINUX_STACK,
     }
 }

@@ -161,6 +161,20 @@ impl Instance {
         self.finish(target, returned)
     }
 
+    /// Calls a function from outside, and gives the encoding of its value.
+    pub(crate) fn call_encoded(
+        &mut self,
+        target: &Target,
+        arguments: &impl Arguments,
+        options: &CallOptions,
+    ) -> Result<Vec<u8>, Error> {
+        let allowed = self.allowed_by(options)?;
+        let length = self.prepare(target, arguments)?;
+        let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
+        let value = outcome::encoded(target, returned, self.outgoing()).map(<[u8]>::to_vec);
+        value.map_err(|error| self.spend_by_protocol(error))
+    }
+
     /// The time that a call with these options is allowed.
     fn allowed_by(&self, options: &CallOptions) -> Result<Option<Duration>, Error> {
         let allowed = options.deadline_or(self.deadline);
@@ -231,10 +245,15 @@ impl Instance {
         returned: Return,
     ) -> Result<R, Error> {
         let value = outcome::value(target, returned, self.outgoing());
-        value.map_err(|error| match error.kind() {
+        value.map_err(|error| self.spend_by_protocol(error))
+    }
+
+    /// Marks it spent if the guest broke the rules by what it returned.
+    fn spend_by_protocol(&mut self, error: Error) -> Error {
+        match error.kind() {
             ErrorKind::Protocol => self.spend(error),
             _ => error,
-        })
+        }
     }
 
     /// Runs the guest until it says something that is for the caller.

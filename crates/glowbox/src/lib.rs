@@ -62,6 +62,7 @@
 mod arguments;
 mod builder;
 mod capabilities;
+mod encoded;
 mod engine;
 mod error;
 mod filler;

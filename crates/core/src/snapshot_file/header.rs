@@ -86,6 +86,11 @@ impl Header {
     /// Bytes of a header: one page.
     pub const SIZE: usize = 4096;
 
+    /// Whether a file that begins so is meant to be a snapshot, damaged or not.
+    pub fn is_snapshot(beginning: &[u8]) -> bool {
+        beginning.starts_with(&MAGIC)
+    }
+
     /// Checks the beginning of a file (its first [`Header::SIZE`] bytes, or fewer where it has
     /// fewer; more are ignored) against the length that the file has.
     ///
@@ -199,6 +204,17 @@ impl Header {
     /// most [`MAX_PROGRAM`], [`MAX_PROCESS`] and a few pages, and never more than the file has.
     pub fn contents(&self) -> Range<u64> {
         self.metadata.offset..self.image.offset
+    }
+
+    /// What the file consists of after its header, by name, in the file's order.
+    pub fn sections(&self) -> [(&'static str, Range<u64>); 4] {
+        let range = |section: &Section| section.offset..section.end();
+        [
+            ("metadata", range(&self.metadata)),
+            ("runs table", range(&self.runs)),
+            ("program", range(&self.program)),
+            ("memory image", range(&self.image)),
+        ]
     }
 
     /// The bytes of the file that are the memory image: whole pages, at least one.

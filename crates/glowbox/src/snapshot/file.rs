@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use glowbox_abi::mailbox::{ENTROPY_OFFSET, Entropy};
 use glowbox_core::elf::Personality;
+use glowbox_core::escape::misleads;
 use glowbox_core::layout::{Layout, Limits, RegionKind};
 use glowbox_core::registers::{CpuState, ExtendedState};
 use glowbox_core::snapshot_file::{
@@ -24,14 +25,12 @@ use glowbox_linux::{Clock, Process};
 use glowbox_mem::{Image, PAGE, Run};
 
 use super::{Captured, Snapshot};
-use crate::builder::{
-    DEFAULT_DEADLINE, DEFAULT_LIMITS, HostFunctions, check_deadline, default_stack,
-};
+use crate::builder::{DEFAULT_DEADLINE, HostFunctions, check_deadline, default_stack};
 use crate::capabilities::{Capabilities, Requested};
 use crate::host_function::{HostFunction, Prototypes};
 use crate::instance::{Instance, Own};
 use crate::linux::Linux;
-use crate::log::{self, Log, LogLevel, LogLimits, LogRecord, misleads};
+use crate::log::{self, Log, LogLevel, LogLimits, LogRecord};
 use crate::randomness::Randomness;
 use crate::setup::{Setup, SetupOptions};
 use crate::{Engine, Error, ErrorKind, Guest};
@@ -125,7 +124,7 @@ impl Snapshot {
             deadline: Some(DEFAULT_DEADLINE),
             sink: Box::new(log::to_tracing),
             log_limits: LogLimits::default(),
-            limits: DEFAULT_LIMITS,
+            limits: Limits::DEFAULT,
             stack: None,
             requested: Requested::default(),
         }

@@ -21,6 +21,7 @@ macro_rules! tests {
 mod batches;
 mod calls;
 mod device;
+mod encoded;
 mod ends;
 mod exhaustion;
 mod faults;
@@ -54,6 +55,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("batches", batches::TESTS),
     ("calls", calls::TESTS),
     ("device", device::TESTS),
+    ("encoded", encoded::TESTS),
     ("ends", ends::TESTS),
     ("exhaustion", exhaustion::TESTS),
     ("faults", faults::TESTS),

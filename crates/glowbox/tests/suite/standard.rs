@@ -72,7 +72,6 @@ tests! {
                 .function::<(u32, u32), u32>("add")
                 .unwrap()
                 .call_many(sandbox, (0..500).map(|number| (number, 1)).collect::<Vec<_>>())
-                .unwrap()
                 .into_iter()
                 .map(Result::unwrap)
                 .collect();

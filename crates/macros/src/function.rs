@@ -179,8 +179,7 @@ pub(crate) fn main(arguments: TokenStream, item: TokenStream) -> Result<TokenStr
     let name = &function.sig.ident;
     let record = export_record(quote!(Main), name, &quote!(&[gb::Piece::Text("()")]));
     let prelude = prelude();
-    Ok(quote! {
-        #prelude
+    let start_up = quote! {
         #function
         const _: () = {
             use ::glowbox_guest::__private as gb;
@@ -189,6 +188,14 @@ pub(crate) fn main(arguments: TokenStream, item: TokenStream) -> Result<TokenStr
                 gb::run_main(#name)
             }
         };
+    };
+    if name != "main" {
+        return Ok(quote!(#prelude #start_up));
+    }
+    // With the standard library there has to be a `main` of another kind, too.
+    Ok(quote! {
+        #prelude
+        ::glowbox_guest::__start_up! { #start_up }
     })
 }
 

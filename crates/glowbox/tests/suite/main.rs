@@ -40,6 +40,7 @@ mod ready;
 mod resets;
 mod saved;
 mod snapshots;
+mod standard;
 mod support;
 mod time;
 mod trace;
@@ -72,6 +73,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("resets", resets::TESTS),
     ("saved", saved::TESTS),
     ("snapshots", snapshots::TESTS),
+    ("standard", standard::TESTS),
     ("time", time::TESTS),
     ("written", written::TESTS),
 ];

@@ -75,7 +75,7 @@ impl Clocks {
     }
 
     /// Nanoseconds since 1970.
-    fn realtime(&mut self, clock: &Clock) -> u64 {
+    pub(crate) fn realtime(&mut self, clock: &Clock) -> u64 {
         match clock {
             Clock::Virtual => clock.start().saturating_add(self.monotonic(clock)),
             Clock::Frozen(_) | Clock::Real => clock.start(),

@@ -96,7 +96,7 @@ impl Space {
             }
             return self.find(length, below).ok_or(Errno::ENOMEM);
         }
-        if address % PAGE_SIZE != 0 {
+        if !address.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let range = usable(address, length).ok_or(Errno::ENOMEM)?;
@@ -131,7 +131,7 @@ impl Space {
 
     /// The whole pages of addresses that the process gave.
     fn pages_of(address: u64, length: u64, error: Errno) -> Result<Range<u64>, Errno> {
-        if address % PAGE_SIZE != 0 {
+        if !address.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         whole_pages(length).and_then(|length| usable(address, length)).ok_or(error)

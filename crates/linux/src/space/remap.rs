@@ -22,7 +22,7 @@ impl Space {
         let (may_move, fixed) = (u64::from(raw::MREMAP_MAYMOVE), u64::from(raw::MREMAP_FIXED));
         let sound = flags & !(may_move | fixed) == 0
             && (flags & fixed == 0 || flags & may_move != 0)
-            && address % PAGE_SIZE == 0
+            && address.is_multiple_of(PAGE_SIZE)
             && old != 0
             && new != 0;
         let lengths = whole_pages(old).zip(whole_pages(new)).filter(|_| sound);
@@ -67,7 +67,7 @@ impl Space {
 
     /// Where a mapping is to go that is to go to a certain place.
     fn target(&self, range: &Range<u64>, to: u64, length: u64) -> Result<Range<u64>, Errno> {
-        if to % PAGE_SIZE != 0 {
+        if !to.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let target = usable(to, length).ok_or(Errno::EINVAL)?;

@@ -7,11 +7,15 @@ use std::ops::Range;
 use glowbox_core::address::{Gpa, Gva, PAGE_SIZE, Protection};
 use glowbox_core::paging::{self, Mapping, Privilege};
 use glowbox_core::registers::ExtendedState;
+use linux_raw_sys::general as raw;
 
-use super::{FAULT_FETCH, FAULT_WRITE, Initial, Options, Rights, Space};
-use crate::{Bases, Broken, Hardware};
+use super::map::Request;
+use super::{FAULT_FETCH, FAULT_WRITE, Faulted, Initial, Options, Rights, Space};
+use crate::call::{Answer, Stop};
+use crate::{Bases, Broken, Errno, Hardware};
 
 mod calls;
+mod memory;
 mod model;
 mod sound;
 
@@ -180,19 +184,12 @@ impl Machine {
     }
 
     /// Makes an access, and lets the address space handle the faults that it raises.
-    fn guest(
-        &mut self,
-        space: &mut Space,
-        address: u64,
-        access: Access,
-    ) -> Result<u64, super::Faulted> {
+    fn guest(&mut self, space: &mut Space, address: u64, access: Access) -> Result<u64, Faulted> {
         if let Some(frame) = self.access(address, access) {
             return Ok(frame);
         }
         match space.fault(self, address, access.error_code()).unwrap() {
-            super::Faulted::Mapped => {
-                Ok(self.access(address, access).expect("what was mapped is there"))
-            }
+            Faulted::Mapped => Ok(self.access(address, access).expect("what was mapped is there")),
             other => Err(other),
         }
     }
@@ -262,4 +259,114 @@ impl Random {
     fn one_in(&mut self, number: u64) -> bool {
         self.below(number) == 0
     }
+}
+
+/// A guest that makes calls.
+struct Guest {
+    machine: Machine,
+    space: Space,
+}
+
+/// A guest with so many pages to give out.
+fn guest_with(pages: u64, change: fn(&mut Options)) -> Guest {
+    let mut options = options(pages);
+    change(&mut options);
+    Guest { machine: Machine::new(&options), space: Space::new(options) }
+}
+
+fn guest() -> Guest {
+    guest_with(1000, |_| {})
+}
+
+const ANONYMOUS: u32 = raw::MAP_PRIVATE | raw::MAP_ANONYMOUS;
+const FIXED: u32 = ANONYMOUS | raw::MAP_FIXED;
+const PAGE: u64 = PAGE_SIZE;
+const MIB: u64 = 1 << 20;
+/// Somewhere that is free.
+const HERE: u64 = ARENA.start;
+const NONE: u32 = 0;
+const READ: u32 = raw::PROT_READ;
+const WRITE: u32 = raw::PROT_READ | raw::PROT_WRITE;
+const EXECUTE: u32 = raw::PROT_READ | raw::PROT_EXEC;
+
+impl Guest {
+    fn request(
+        &self,
+        address: u64,
+        length: u64,
+        protection: u32,
+        flags: u32,
+    ) -> Result<Request, Errno> {
+        self.space.request([address, length, u64::from(protection), u64::from(flags)])
+    }
+
+    fn map(
+        &mut self,
+        address: u64,
+        length: u64,
+        protection: u32,
+        flags: u32,
+    ) -> Result<u64, Errno> {
+        let request = self.request(address, length, protection, flags)?;
+        errno(self.space.map(&mut self.machine, request))
+    }
+
+    fn copy(
+        &mut self,
+        bytes: &[u8],
+        length: u64,
+        protection: u32,
+        flags: u32,
+    ) -> Result<u64, Errno> {
+        let request = self.request(0, length, protection, flags)?;
+        errno(self.space.map_copy(&mut self.machine, request, &mut |at, into| {
+            let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+            let count = rest.len().min(into.len());
+            into[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        }))
+    }
+
+    fn unmap(&mut self, address: u64, length: u64) -> Result<u64, Errno> {
+        errno(self.space.unmap(&mut self.machine, address, length))
+    }
+
+    fn protect(&mut self, address: u64, length: u64, rights: Rights) -> Result<u64, Errno> {
+        errno(self.space.protect(&mut self.machine, address, length, rights))
+    }
+
+    fn remap(
+        &mut self,
+        address: u64,
+        old: u64,
+        new: u64,
+        flags: u32,
+        to: u64,
+    ) -> Result<u64, Errno> {
+        errno(self.space.remap(&mut self.machine, [address, old, new, u64::from(flags), to]))
+    }
+
+    fn advise(&mut self, address: u64, length: u64, advice: u32) -> Result<u64, Errno> {
+        errno(self.space.advise(&mut self.machine, [address, length, u64::from(advice)]))
+    }
+
+    fn set_break(&mut self, to: u64) -> u64 {
+        self.space.set_break(&mut self.machine, to).unwrap()
+    }
+
+    fn access(&mut self, address: u64, access: Access) -> Result<u64, Faulted> {
+        self.machine.guest(&mut self.space, address, access)
+    }
+
+    /// Whether the vCPU finds it without a fault.
+    fn is_there(&self, address: u64) -> bool {
+        self.machine.walk(address).is_some()
+    }
+}
+
+fn errno(answer: Answer) -> Result<u64, Errno> {
+    answer.map_err(|stop| match stop {
+        Stop::Error(error) => error,
+        other => panic!("{other:?}"),
+    })
 }

@@ -2,12 +2,8 @@
 //! rights and what it holds.
 
 use super::super::areas::Kind;
-use super::super::{ADDRESSES_END, ADDRESSES_START, Faulted, merged};
+use super::super::{ADDRESSES_END, ADDRESSES_START, merged};
 use super::*;
-use crate::Errno;
-use crate::call::Stop;
-use linux_raw_sys::general as raw;
-
 /// The byte of a page that is written; all others stay zero.
 const OFFSET: usize = 123;
 

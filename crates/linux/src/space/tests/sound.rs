@@ -1,11 +1,15 @@
 //! Address spaces that come from files.
 
-use linux_raw_sys::general as raw;
 use serde::Serialize;
 
+use super::super::ADDRESSES_END;
 use super::super::areas::{Area, Kind};
-use super::super::{ADDRESSES_END, Faulted};
 use super::*;
+
+/// Something that must not be.
+type Change = Box<dyn Fn(&mut Space)>;
+/// As it, of the options.
+type OptionsChange = fn(&mut Options);
 
 const MEMORY: u64 = FREE + 1000 * PAGE_SIZE;
 
@@ -29,7 +33,7 @@ fn what_was_used_is_sound_and_what_was_changed_is_not() {
     let (_, space) = used();
     assert!(space.is_sound(MEMORY) && !space.is_sound(MEMORY - PAGE_SIZE));
     let free = space.frames.untouched().start;
-    let changes: Vec<(&str, Box<dyn Fn(&mut Space)>)> = vec![
+    let changes: Vec<(&str, Change)> = vec![
         ("a break below its start", Box::new(|s| s.program_break = BREAK - 1)),
         ("a break beyond its limit", Box::new(|s| s.program_break = u64::MAX)),
         ("an area that ends before it starts", change(TEXT.start, |area| area.end = 0)),
@@ -59,7 +63,7 @@ fn what_was_used_is_sound_and_what_was_changed_is_not() {
         ("a frame outside", Box::new(|s| s.frames.release(MEMORY..MEMORY + PAGE_SIZE))),
         ("the supervisor's frame", Box::new(|s| s.frames.release(0..PAGE_SIZE))),
         ("the root", Box::new(|s| s.frames.release(ROOT..ROOT + PAGE_SIZE))),
-        ("a frame that is nowhere", Box::new(|s| drop(s.frames.take(PAGE_SIZE)))),
+        ("a frame that is nowhere", Box::new(|s| assert!(s.frames.take(PAGE_SIZE).is_some()))),
     ];
     for (what, change) in changes {
         let mut changed = space.clone();
@@ -76,7 +80,7 @@ fn what_was_used_is_sound_and_what_was_changed_is_not() {
 }
 
 /// A change of one area.
-fn change(start: u64, change: fn(&mut Area)) -> Box<dyn Fn(&mut Space)> {
+fn change(start: u64, change: fn(&mut Area)) -> Change {
     Box::new(move |space| change(space.areas.at_mut(start).unwrap()))
 }
 
@@ -86,7 +90,7 @@ fn again<T: Serialize + serde::de::DeserializeOwned>(value: &T) -> T {
 
 #[test]
 fn options_that_contradict_themselves_are_not_sound() {
-    let changes: [(&str, fn(&mut Options)); 12] = [
+    let changes: [(&str, OptionsChange); 12] = [
         ("a root outside", |o| o.root = MEMORY),
         ("a root that is free", |o| o.root = FREE),
         ("a root between pages", |o| o.root = ROOT + 8),

@@ -16,6 +16,9 @@ mod cpu;
 mod hypervisor;
 mod system;
 
+/// Characters in a line of advice.
+const TEXT_WIDTH: usize = 88;
+
 /// Tells what this machine offers for running guests, and what to do about what it does not.
 ///
 /// It looks at hypervisors, permissions, the kernel, the CPU and settings that are known to be slow or
@@ -108,7 +111,7 @@ fn text(report: &Report) -> String {
         let (subject, found) = (Escaped(&finding.subject), Escaped(&finding.found));
         out.push_str(&format!("  {mark}  {subject}: {found}\n"));
         if let Some(advice) = &finding.advice {
-            out.push_str(&format!("        {}\n", Escaped(advice)));
+            wrap(&mut out, &Escaped(advice).to_string());
         }
     }
     out.push_str(match report.guests_can_run {
@@ -118,8 +121,38 @@ fn text(report: &Report) -> String {
     out
 }
 
+/// Adds a text in lines of readable length, below a finding.
+fn wrap(out: &mut String, text: &str) {
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        let separator = match width {
+            0 => "        ",
+            width if width + 1 + length > TEXT_WIDTH => "\n        ",
+            _ => " ",
+        };
+        width = if separator == " " { width + 1 + length } else { length };
+        out.push_str(separator);
+        out.push_str(word);
+    }
+    out.push('\n');
+}
+
 /// What a small file of the kernel says; `None` if there is none.
 fn read(path: impl AsRef<std::path::Path>) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_wrapped_and_indented() {
+        let mut out = String::new();
+        wrap(&mut out, &"word ".repeat(40));
+        assert!(out.lines().all(|line| line.starts_with("        word") && line.len() <= 96));
+        assert_eq!((out.lines().count(), out.matches("word").count()), (3, 40));
+    }
 }

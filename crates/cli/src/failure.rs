@@ -115,6 +115,12 @@ impl Failure {
         self
     }
 
+    /// The same failure with another status.
+    pub(crate) fn with_status(mut self, status: Status) -> Failure {
+        self.status = status;
+        self
+    }
+
     pub(crate) fn status(&self) -> Status {
         self.status
     }

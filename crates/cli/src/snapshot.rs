@@ -7,7 +7,7 @@ use clap::Args;
 use serde::de::IgnoredAny;
 
 use crate::call::call;
-use crate::failure::Failure;
+use crate::failure::{Failure, Status};
 use crate::options::Limits;
 use crate::{guest, interrupt};
 
@@ -38,7 +38,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         call(&mut sandbox, function, &arguments)?;
     }
     let snapshot = sandbox.snapshot()?;
-    interrupt::finishing(|| Ok(snapshot.save(&options.output)?))?;
+    interrupt::finishing(|| {
+        // It is no guest that can't be found or read.
+        let saved = snapshot.save(&options.output);
+        saved.map_err(|error| Failure::from(error).with_status(Status::Glowbox))
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -52,7 +52,7 @@ fn nested(value: Nested) -> Nested {
 }
 
 #[guest_function]
-fn bytes(data: Vec<u8>) -> Vec<u8> {
+fn echo(data: Vec<u8>) -> Vec<u8> {
     data
 }
 
@@ -92,6 +92,7 @@ fn count(by: u32) -> u32 {
 
 #[guest_function]
 fn spin() {
+    println!("spinning");
     loop {
         core::hint::spin_loop();
     }

@@ -176,8 +176,8 @@ fn try_guest() -> Result<Vec<Finding>, glowbox::Error> {
     let found = format!("runs; made and started in {made:.1?}, called in {fastest:.1?}");
     let call = match fastest > SLOW_CALL {
         true => Finding::warn("a guest", found).advise(
-            "On bare metal a call takes about 2 µs. Virtual machines inside virtual machines, and \
-             unoptimised builds of this command, take longer",
+            "On bare metal, a few microseconds are usual. A virtual machine inside a virtual machine \
+             takes longer, and so does an unoptimised build of this command",
         ),
         false => Finding::ok("a guest", found),
     };

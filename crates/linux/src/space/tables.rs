@@ -132,7 +132,7 @@ impl Tables<'_> {
                         frame += PAGE_SIZE;
                     }
                 }
-                None if flags == 0 => frame += pages * PAGE_SIZE,
+                None if flags == 0 => {}
                 None => return Err(broken(format!("no page table for {address:#x}"))),
             }
             address = end;

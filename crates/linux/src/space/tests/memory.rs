@@ -114,6 +114,36 @@ fn the_last_frames_go_to_where_they_are_needed() {
 }
 
 #[test]
+fn the_last_frame_is_not_spent_on_a_table_for_what_comes_after() {
+    for pages in 4..10 {
+        let mut guest = guest_with(pages, |_| {});
+        // The next page would need three other tables.
+        let at = (2 << 39) - PAGE;
+        let flags = FIXED | raw::MAP_NORESERVE | raw::MAP_POPULATE;
+        guest.map(at, MIB, WRITE, flags).unwrap();
+        assert!(guest.access(at, Access::Write).is_ok(), "of {pages} pages");
+        // And what comes before does not come first.
+        let mut guest = guest_with(pages, |_| {});
+        guest.map(HERE, MIB, WRITE, FIXED | raw::MAP_NORESERVE).unwrap();
+        guest.access(HERE + (pages - 4) * PAGE, Access::Write).unwrap();
+    }
+}
+
+#[test]
+fn tables_in_frames_that_were_used_before_are_given_back_too() {
+    let mut guest = guest_with(100, |_| {});
+    let at = guest.map(0, MIB, WRITE, ANONYMOUS | raw::MAP_NORESERVE).unwrap();
+    pages(&(at..at + MIB)).find(|&page| guest.access(page, Access::Write).is_err()).unwrap();
+    guest.unmap(at, 8 * PAGE).unwrap();
+    guest.map(0x10_0000_0000, PAGE, WRITE, FIXED).unwrap();
+    assert!(guest.space.frames.tables().last() < Some(&guest.space.frames.untouched().end));
+    guest.machine.load(&guest.space.options);
+    guest.space.rebuild(&mut guest.machine).unwrap();
+    assert!(guest.space.is_sound(guest.machine.memory.len() as u64));
+    assert!(guest.is_there(0x10_0000_0000));
+}
+
+#[test]
 fn tables_that_are_no_longer_needed_become_memory_that_is_zero() {
     let mut guest = guest_with(100, |_| {});
     for far in [0x10_0000_0000, 0x20_0000_0000, 0x30_0000_0000] {

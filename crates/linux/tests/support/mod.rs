@@ -2,11 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
 
+pub mod drive;
+
 use std::ops::Range;
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::{ExtendedState, Registers};
-use glowbox_linux::files::Files;
+use glowbox_linux::files::{Files, Grants};
 use glowbox_linux::process::Options;
 use glowbox_linux::space::{self, Initial, MMAP_BASE, Rights};
 use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, World};
@@ -76,7 +78,6 @@ pub enum Went {
     Exited(i32),
     Killed(i32),
     OutOfMemory,
-    Broken,
 }
 
 pub struct Guest {
@@ -107,8 +108,37 @@ pub fn space() -> space::Options {
     }
 }
 
+/// Guest memory with page tables that map `DATA`.
+fn mapped() -> Vec<u8> {
+    let mut memory = vec![0; usize::try_from(MEMORY).unwrap()];
+    let mut put = |at: u64, entry: u64| {
+        let at = usize::try_from(at).unwrap();
+        memory[at..at + 8].copy_from_slice(&entry.to_le_bytes());
+    };
+    // Present, writable, the user's, accessed.
+    let table = 0x27;
+    for (level, shift) in [39, 30, 21].into_iter().enumerate() {
+        let at = 0x1000 * level as u64;
+        put(at + (DATA >> shift & 0x1ff) * 8, at + 0x1000 | table);
+    }
+    for page in 0..DATA_SIZE >> 12 {
+        // Dirty too, and not executable.
+        let entry = (1 << 20) + (page << 12) | table | 1 << 6 | 1 << 63;
+        put(0x3000 + ((DATA >> 12) + page & 0x1ff) * 8, entry);
+    }
+    memory
+}
+
 pub fn files() -> Files {
     Files {}
+}
+
+pub fn files_for_fuzz() -> Files {
+    files()
+}
+
+pub fn grants_for_fuzz() -> Grants {
+    Grants::default()
 }
 
 /// Extended state with something in every byte that can have it.
@@ -125,8 +155,12 @@ impl Guest {
     }
 
     pub fn with(limits: Limits) -> Guest {
-        let options = Options { space: space(), files: files(), seed: [1; 32], limits };
-        let memory = vec![0; usize::try_from(MEMORY).unwrap()];
+        Guest::with_files(limits, files())
+    }
+
+    pub fn with_files(limits: Limits, files: Files) -> Guest {
+        let options = Options { space: space(), files, seed: [1; 32], limits };
+        let memory = mapped();
         let bases = Bases { fs: 0x1000, gs: 0x2000 };
         let registers = Registers { rip: CODE, rsp: STACK, rflags: FLAGS, ..Registers::default() };
         Guest {
@@ -160,7 +194,7 @@ impl Guest {
             Next::Exited(status) => Went::Exited(status),
             Next::Killed { signal, .. } => Went::Killed(signal),
             Next::OutOfMemory { .. } => Went::OutOfMemory,
-            Next::Broken(_) => Went::Broken,
+            Next::Broken(broken) => panic!("the machine can't go on: {broken}"),
         }
     }
 
@@ -277,6 +311,12 @@ impl Guest {
         self.registers.rsp += 8;
         self.registers.rip = CODE + 0x2000;
         self.call(raw::__NR_rt_sigreturn, &[])
+    }
+
+    /// Whether the stack pointer is where a handler has it when it returns.
+    pub fn in_handler(&self) -> bool {
+        let stack = self.registers.rsp;
+        (DATA..STACK - 8).contains(&stack) && self.word(stack) == CODE + 0x2000
     }
 
     /// What the thread that runs blocks.

@@ -64,7 +64,7 @@ impl Clocks {
     }
 
     /// Nanoseconds since 1970.
-    fn realtime(&mut self, clock: &Clock) -> u64 {
+    pub(crate) fn realtime(&mut self, clock: &Clock) -> u64 {
         let start = match clock {
             Clock::Virtual => VIRTUAL_START * SECOND,
             Clock::Frozen(at) => return since_1970(*at),

@@ -104,7 +104,8 @@ pub struct Options {
     pub root: u64,
     /// What is mapped already.
     pub initial: Vec<Initial>,
-    /// Addresses that are never given out nor accepted, besides those in `initial`; whole pages.
+    /// Addresses that are never given out nor accepted, besides those in `initial`, none of which
+    /// they overlap; whole pages.
     pub reserved: Vec<Range<u64>>,
     /// Guest-physical memory that is free, and reads as zero; whole pages. Page tables come out of it
     /// too. This is the process's memory limit.
@@ -178,6 +179,13 @@ impl Space {
     /// What it was made of.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// What is mapped, by ascending address, with what the process may do with it: for
+    /// `/proc/self/maps`.
+    pub fn maps(&self) -> impl Iterator<Item = (Range<u64>, Rights)> {
+        let areas = self.areas.iter().filter(|(_, area)| area.kind != Kind::Reserved);
+        areas.map(|(start, area)| (start..area.end, area.rights))
     }
 
     /// Handles a page fault of the process's code.

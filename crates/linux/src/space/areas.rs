@@ -89,8 +89,9 @@ impl Areas {
     ) -> impl Iterator<Item = (Range<u64>, &Area)> {
         let first = self.at(range.start).map_or(range.start, |(start, _)| start);
         let range = range.clone();
-        // A range may be empty.
-        let areas = self.0.range(first..range.end.max(first));
+        // Of an empty range there is nothing, also in the midst of an area.
+        let end = if range.is_empty() { first } else { range.end };
+        let areas = self.0.range(first..end);
         areas.map(move |(&start, area)| (shared(&(start..area.end), &range), area))
     }
 
@@ -115,10 +116,25 @@ impl Areas {
         next >= range.end
     }
 
-    /// How many more areas there are when a range begins and ends at area borders.
-    pub(super) fn splits(&self, range: &Range<u64>) -> usize {
+    /// How many more areas there are when a range begins and ends at area borders, and how many of
+    /// them lie in it then.
+    fn split_count(&self, range: &Range<u64>) -> (usize, usize) {
         let inside = |address| self.at(address).is_some_and(|(start, _)| start < address);
-        usize::from(inside(range.start)) + usize::from(inside(range.end))
+        let splits = usize::from(inside(range.start)) + usize::from(inside(range.end));
+        (splits, self.overlapping(range).count())
+    }
+
+    /// How many areas there are at most when ranges are cut out.
+    pub(super) fn len_without(&self, ranges: &[&Range<u64>]) -> usize {
+        ranges.iter().fold(self.len(), |areas, range| {
+            let (splits, removed) = self.split_count(range);
+            (areas + splits).saturating_sub(removed)
+        })
+    }
+
+    /// How many areas there are at most when a range gets other rights.
+    pub(super) fn len_with(&self, range: &Range<u64>) -> usize {
+        self.len() + self.split_count(range).0
     }
 
     fn split(&mut self, address: u64) {

@@ -41,6 +41,9 @@ fn rights(protection: u64) -> Rights {
 /// Where `MAP_32BIT` finds places.
 const LOW_BASE: u64 = 1 << 31;
 
+/// What gives a file's bytes, from an offset into the mapping on: how many, and 0 at its end.
+type Source<'a> = dyn FnMut(u64, &mut [u8]) -> Result<usize, Errno> + 'a;
+
 impl Space {
     /// What `mmap` asks for.
     pub(super) fn request(
@@ -81,7 +84,7 @@ impl Space {
         &mut self,
         hardware: &mut dyn Hardware,
         request: Request,
-        bytes: &mut dyn FnMut(u64, &mut [u8]) -> Result<usize, Errno>,
+        bytes: &mut Source<'_>,
     ) -> Answer {
         let mut buffer = vec![0; COPIED_AT_ONCE];
         // Before anything changes: whether there is such a file, and it can be read.
@@ -125,7 +128,7 @@ fn mmap(call: &mut Call<'_>) -> Answer {
     if request.kind == Kind::Anonymous {
         return process.space.map(*hardware, request);
     }
-    if offset % PAGE_SIZE != 0 || length == 0 {
+    if !offset.is_multiple_of(PAGE_SIZE) || length == 0 {
         return Err(Errno::EINVAL.into());
     }
     if offset.checked_add(length).is_none_or(|end| i64::try_from(end).is_err()) {
@@ -166,7 +169,7 @@ impl Space {
         hardware: &mut dyn Hardware,
         [address, length, advice]: [u64; 3],
     ) -> Answer {
-        if address % PAGE_SIZE != 0 {
+        if !address.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL.into());
         }
         let length = whole_pages(length).ok_or(Errno::EINVAL)?;
@@ -199,7 +202,7 @@ impl Space {
 
     /// Which pages have memory behind them: a byte each, of pages that are all mapped.
     pub(super) fn in_core(&self, address: u64, length: u64) -> Result<Vec<u8>, Errno> {
-        if address % PAGE_SIZE != 0 {
+        if !address.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let length = whole_pages(length).filter(|&length| length <= MOST_IN_CORE);
@@ -245,7 +248,7 @@ fn msync(call: &mut Call<'_>) -> Answer {
     let [address, length, flags, ..] = call.arguments;
     let (lazy, sync) = (u64::from(raw::MS_ASYNC), u64::from(raw::MS_SYNC));
     let known = flags & !(lazy | sync | u64::from(raw::MS_INVALIDATE)) == 0;
-    if address % PAGE_SIZE != 0 || !known || flags & (lazy | sync) == lazy | sync {
+    if !address.is_multiple_of(PAGE_SIZE) || !known || flags & (lazy | sync) == lazy | sync {
         return Err(Errno::EINVAL.into());
     }
     call.process.space.check_mapped(address, length)

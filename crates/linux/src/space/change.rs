@@ -162,7 +162,7 @@ impl Space {
     }
 
     /// Gives a range other rights, its areas too.
-    pub(super) fn restrict_or_allow(
+    pub(super) fn change_rights(
         &mut self,
         hardware: &mut dyn Hardware,
         range: &Range<u64>,

@@ -66,7 +66,7 @@ impl Space {
         }
         let length = whole_pages(request.length).ok_or(Errno::ENOMEM)?;
         let range = self.place(&request, length)?;
-        self.check_areas(&range, 1)?;
+        self.check_areas(self.areas.len_without(&[&range]) + 1)?;
         if rights.write && request.reserve && !self.has_room(length - self.runs.populated(&range)) {
             return Err(Errno::ENOMEM.into());
         }
@@ -96,7 +96,7 @@ impl Space {
             }
             return self.find(length, below).ok_or(Errno::ENOMEM);
         }
-        if address % PAGE_SIZE != 0 {
+        if !address.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let range = usable(address, length).ok_or(Errno::ENOMEM)?;
@@ -121,10 +121,8 @@ impl Space {
         found.and_then(|start| usable(start, length))
     }
 
-    /// Whether there may be that many more areas, besides those that come from splitting some at the
-    /// borders of a range.
-    pub(super) fn check_areas(&self, range: &Range<u64>, more: usize) -> Result<(), Errno> {
-        let areas = self.areas.len() + self.areas.splits(range) + more;
+    /// `ENOMEM` if there may not be so many areas.
+    pub(super) fn check_areas(&self, areas: usize) -> Result<(), Errno> {
         match usize::try_from(self.options.areas).is_ok_and(|most| areas <= most) {
             true => Ok(()),
             false => Err(Errno::ENOMEM),
@@ -133,7 +131,7 @@ impl Space {
 
     /// The whole pages of addresses that the process gave.
     fn pages_of(address: u64, length: u64, error: Errno) -> Result<Range<u64>, Errno> {
-        if address % PAGE_SIZE != 0 {
+        if !address.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         whole_pages(length).and_then(|length| usable(address, length)).ok_or(error)
@@ -153,7 +151,7 @@ impl Space {
         if self.areas.is_free(&range) {
             return Ok(0);
         }
-        self.check_areas(&range, 0)?;
+        self.check_areas(self.areas.len_without(&[&range]))?;
         self.release(hardware, &range)?;
         self.areas.cut(&range);
         Ok(0)
@@ -182,8 +180,8 @@ impl Space {
         if !allowed {
             return Err(Errno::EACCES.into());
         }
-        self.check_areas(&range, 0)?;
-        self.restrict_or_allow(hardware, &range, rights)?;
+        self.check_areas(self.areas.len_with(&range))?;
+        self.change_rights(hardware, &range, rights)?;
         if rights.any() && range.end - range.start <= CHUNK {
             self.populate(hardware, &range, range.start)?;
         }
@@ -208,7 +206,7 @@ impl Space {
             let possible = self.areas.is_free(&range)
                 && usable(old, new - old).is_some()
                 && self.has_room(length(&range))
-                && self.check_areas(&range, 1).is_ok();
+                && self.check_areas(self.areas.len() + 1).is_ok();
             if !possible {
                 return Ok(before);
             }

@@ -22,7 +22,7 @@ impl Space {
         let (may_move, fixed) = (u64::from(raw::MREMAP_MAYMOVE), u64::from(raw::MREMAP_FIXED));
         let sound = flags & !(may_move | fixed) == 0
             && (flags & fixed == 0 || flags & may_move != 0)
-            && address % PAGE_SIZE == 0
+            && address.is_multiple_of(PAGE_SIZE)
             && old != 0
             && new != 0;
         let lengths = whole_pages(old).zip(whole_pages(new)).filter(|_| sound);
@@ -53,7 +53,7 @@ impl Space {
         }
         let beyond = usable(range.end, more);
         if let Some(beyond) = beyond.filter(|beyond| self.areas.is_free(beyond)) {
-            self.check_areas(&beyond, 1)?;
+            self.check_areas(self.areas.len() + 1)?;
             self.areas.insert(beyond.clone(), area);
             self.populate_small(hardware, &beyond, area)?;
             return Ok(address);
@@ -67,7 +67,7 @@ impl Space {
 
     /// Where a mapping is to go that is to go to a certain place.
     fn target(&self, range: &Range<u64>, to: u64, length: u64) -> Result<Range<u64>, Errno> {
-        if to % PAGE_SIZE != 0 {
+        if !to.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         let target = usable(to, length).ok_or(Errno::EINVAL)?;
@@ -89,7 +89,7 @@ impl Space {
         area: Area,
         target: Range<u64>,
     ) -> Result<u64, Stop> {
-        self.check_areas(range, self.areas.splits(&target) + 1)?;
+        self.check_areas(self.areas.len_without(&[range, &target]) + 1)?;
         let moving = length(range).min(length(&target));
         let (kept, rest) = (range.start..range.start + moving, range.start + moving..range.end);
         for run in self.runs.overlapping(&kept).collect::<Vec<_>>() {

@@ -61,7 +61,9 @@ impl Runs {
     pub(super) fn overlapping(&self, range: &Range<u64>) -> impl Iterator<Item = Mapped> {
         let first = self.at(range.start).map_or(range.start, |run| run.addresses.start);
         let range = range.clone();
-        let runs = self.0.range(first..range.end.max(first));
+        // Of an empty range there is nothing, also in the midst of a run.
+        let end = if range.is_empty() { first } else { range.end };
+        let runs = self.0.range(first..end);
         runs.map(move |(&start, run)| {
             Mapped { addresses: start..run.end, memory: run.memory }.within(&range)
         })

@@ -15,8 +15,8 @@ use crate::{Broken, Hardware};
 fn is_whole(range: &Range<u64>, end: u64) -> bool {
     range.start < range.end
         && range.end <= end
-        && range.start % PAGE_SIZE == 0
-        && range.end % PAGE_SIZE == 0
+        && range.start.is_multiple_of(PAGE_SIZE)
+        && range.end.is_multiple_of(PAGE_SIZE)
 }
 
 /// Sorts ranges; whether no two overlap then.
@@ -51,7 +51,7 @@ impl Options {
         frames.iter().all(|range| is_whole(range, memory))
             && free.start <= free.end
             && are_disjoint(&mut frames)
-            && addresses.iter().all(|range| is_whole(range, u64::MAX & !(PAGE_SIZE - 1)))
+            && addresses.iter().all(|range| is_whole(range, u64::MAX))
             && are_disjoint(&mut addresses)
             && initial.iter().all(|initial| {
                 initial.addresses.end <= ADDRESSES_END && initial.rights.are_sound(self.allow_jit)
@@ -59,7 +59,7 @@ impl Options {
             && self.program_break <= self.break_limit
             && self.break_limit <= ADDRESSES_END
             && self.mmap_base <= ADDRESSES_END
-            && self.mmap_base % PAGE_SIZE == 0
+            && self.mmap_base.is_multiple_of(PAGE_SIZE)
     }
 }
 
@@ -116,8 +116,8 @@ impl Space {
         let within_free = free.start <= untouched.start
             && untouched.start <= untouched.end
             && untouched.end <= free.end
-            && untouched.start % PAGE_SIZE == 0
-            && untouched.end % PAGE_SIZE == 0;
+            && untouched.start.is_multiple_of(PAGE_SIZE)
+            && untouched.end.is_multiple_of(PAGE_SIZE);
         let tables = self.frames.tables().iter();
         let upper = tables.clone().filter(|&&table| table >= untouched.end && table < free.end);
         let upper = (upper.count() as u64).checked_mul(PAGE_SIZE);

@@ -1,0 +1,204 @@
+//! Readiness: what `poll`, `select` and epoll ask for; and epoll's sets.
+
+use std::collections::BTreeMap;
+
+use linux_raw_sys::general as raw;
+use serde::{Deserialize, Serialize};
+
+use super::open::{Object, Stream};
+use super::{Around, Files};
+use crate::Errno;
+
+pub(super) const IN: u32 = raw::POLLIN;
+pub(super) const OUT: u32 = raw::POLLOUT;
+pub(super) const ERR: u32 = raw::POLLERR;
+pub(super) const HUP: u32 = raw::POLLHUP;
+pub(super) const NVAL: u32 = raw::POLLNVAL;
+/// The other names of the same.
+const IN_TOO: u32 = raw::POLLRDNORM;
+const OUT_TOO: u32 = raw::POLLWRNORM;
+
+/// What an open file is ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ready {
+    pub(super) events: u32,
+    /// Changes whenever something has happened that an edge-triggered waiter has to hear of.
+    pub(super) activity: u64,
+    /// Whether input from the host may change it.
+    pub(super) input: bool,
+}
+
+/// An epoll set.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Set {
+    /// By descriptor and open file: a descriptor may come to stand for something else.
+    pub(super) items: BTreeMap<(u32, u64), Item>,
+    /// Where the last wait that found more than was asked for left off.
+    next: (u32, u64),
+}
+
+/// One thing that is watched.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Item {
+    events: u32,
+    data: u64,
+    /// The activity that was reported last, with the events.
+    reported: Option<(u64, u32)>,
+}
+
+impl Set {
+    /// Forgets an open file that is open no more.
+    pub(super) fn forget(&mut self, open: u64) {
+        self.items.retain(|(_, number), _| *number != open);
+    }
+}
+
+/// Changes to a set.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Control {
+    Add { events: u32, data: u64 },
+    Change { events: u32, data: u64 },
+    Remove,
+}
+
+impl Files {
+    /// What a descriptor is ready for.
+    pub(super) fn ready(&self, around: &Around<'_>, fd: i32) -> Result<Ready, Errno> {
+        let number = self.descriptor(fd)?.open;
+        self.ready_open(around, number)
+    }
+
+    fn ready_open(&self, around: &Around<'_>, number: u64) -> Result<Ready, Errno> {
+        let open = self.open.get(&number).ok_or(Errno::EBADF)?;
+        let both = IN | IN_TOO | OUT | OUT_TOO;
+        let (events, activity, input) = match &open.object {
+            _ if open.is_path() => return Err(Errno::EBADF),
+            Object::Stream(Stream::Input) => {
+                let ready = around.grants.input.is_ready(std::time::Duration::ZERO);
+                (if ready { IN | IN_TOO } else { 0 }, open.uses, true)
+            }
+            Object::Stream(_) => (OUT | OUT_TOO, open.uses, false),
+            Object::Memory(_) | Object::Host(_) => (both, 0, false),
+            Object::Pipe { pipe, writes } => {
+                let pipe = self.pipe(*pipe)?;
+                match writes {
+                    true => {
+                        let room = if pipe.is_writable() { OUT | OUT_TOO } else { 0 };
+                        (room | if pipe.reader { 0 } else { ERR }, pipe.reads, false)
+                    }
+                    false => {
+                        let there = if pipe.bytes.is_empty() { 0 } else { IN | IN_TOO };
+                        (there | if pipe.writer { 0 } else { HUP }, pipe.writes, false)
+                    }
+                }
+            }
+            Object::Event(event) => {
+                let there = if event.count > 0 { IN | IN_TOO } else { 0 };
+                let room = if event.count < u64::MAX - 1 { OUT | OUT_TOO } else { 0 };
+                (there | room, event.uses, false)
+            }
+            Object::Epoll(set) => {
+                let (found, input) = self.scan(around, set, 1);
+                (if found.is_empty() { 0 } else { IN | IN_TOO }, 0, input)
+            }
+        };
+        Ok(Ready { events, activity, input })
+    }
+
+    /// What of a set is to be reported: the items, the events, and the activity. And whether input from
+    /// the host may add something.
+    #[allow(clippy::type_complexity)]
+    fn scan(
+        &self,
+        around: &Around<'_>,
+        set: &Set,
+        most: usize,
+    ) -> (Vec<((u32, u64), u32, u64)>, bool) {
+        let mut found = Vec::new();
+        let mut input = false;
+        // In turns, so that what is always ready does not keep the others out.
+        let items = set.items.range(set.next..).chain(set.items.range(..set.next));
+        for (key, item) in items {
+            if found.len() == most {
+                break;
+            }
+            // Sets don't contain sets, so this goes no deeper.
+            let Ok(ready) = self.ready_open(around, key.1) else { continue };
+            let watched = item.events & !(raw::EPOLLET | raw::EPOLLONESHOT | raw::EPOLLEXCLUSIVE);
+            // A one-shot that has fired watches nothing until it is set again.
+            if watched == 0 {
+                continue;
+            }
+            input |= ready.input && watched & IN != 0;
+            let events = ready.events & (watched | ERR | HUP);
+            let edge = item.events & raw::EPOLLET != 0;
+            if events == 0 || (edge && item.reported == Some((ready.activity, events))) {
+                continue;
+            }
+            found.push((*key, events, ready.activity));
+        }
+        (found, input)
+    }
+
+    /// What a set has to report, at most so many: events and data. And whether input from the host may
+    /// add something.
+    pub(super) fn epoll_wait(
+        &mut self,
+        around: &Around<'_>,
+        fd: i32,
+        most: usize,
+    ) -> Result<(Vec<(u32, u64)>, bool), Errno> {
+        let Object::Epoll(set) = &self.get(fd)?.object else { return Err(Errno::EINVAL) };
+        let (found, input) = self.scan(around, set, most);
+        let Object::Epoll(set) = &mut self.get_mut(fd)?.object else { return Err(Errno::EINVAL) };
+        let mut reported = Vec::new();
+        for (key, events, activity) in found {
+            let Some(item) = set.items.get_mut(&key) else { continue };
+            item.reported = Some((activity, events));
+            if item.events & raw::EPOLLONESHOT != 0 {
+                item.events = raw::EPOLLONESHOT;
+            }
+            reported.push((events, item.data));
+            set.next = (key.0, key.1 + 1);
+        }
+        Ok((reported, input))
+    }
+
+    /// Changes a set.
+    pub(super) fn epoll_control(
+        &mut self,
+        around: &Around<'_>,
+        set: i32,
+        fd: i32,
+        control: Control,
+    ) -> Result<(), Errno> {
+        let key = (u32::try_from(fd).map_err(|_| Errno::EBADF)?, self.descriptor(fd)?.open);
+        let watched = self.get(fd)?;
+        match watched.object {
+            _ if self.descriptor(set)?.open == key.1 => return Err(Errno::EINVAL),
+            Object::Memory(_) | Object::Host(_) => return Err(Errno::EPERM),
+            // A set in a set would have to be looked at for loops.
+            Object::Epoll(_) => return Err(Errno::ELOOP),
+            _ => {}
+        }
+        let Object::Epoll(set) = &mut self.get_mut(set)?.object else { return Err(Errno::EINVAL) };
+        match control {
+            Control::Add { .. } if set.items.contains_key(&key) => return Err(Errno::EEXIST),
+            Control::Add { .. }
+                if set.items.len() as u64 >= u64::from(around.limits.descriptors) =>
+            {
+                return Err(Errno::ENOSPC);
+            }
+            Control::Change { .. } | Control::Remove if !set.items.contains_key(&key) => {
+                return Err(Errno::ENOENT);
+            }
+            Control::Add { events, data } | Control::Change { events, data } => {
+                set.items.insert(key, Item { events, data, reported: None });
+            }
+            Control::Remove => {
+                set.items.remove(&key);
+            }
+        }
+        Ok(())
+    }
+}

@@ -3,9 +3,7 @@
 
 use glowbox_linux::{Clock, Event, Limits, table};
 
-use super::{
-    CODE, DATA, DATA_SIZE, Guest, MEMORY, STACK, Went, files_for_fuzz, grants_for_fuzz, raw,
-};
+use super::{CODE, DATA, DATA_SIZE, Guest, MEMORY, STACK, Went, files_for_fuzz, raw};
 
 /// What a process may keep the host busy with here.
 pub const LIMITS: Limits = Limits { threads: 5, descriptors: 16, areas: 256, buffered: 1 << 18 };
@@ -64,8 +62,7 @@ const TEXT_SIZE: u64 = 32;
 const STRUCTURES: u64 = DATA + 0x2000;
 
 fn start(clock: u8) -> Guest {
-    let mut guest = Guest::with_files(LIMITS, files_for_fuzz());
-    guest.world.files = grants_for_fuzz();
+    let mut guest = Guest::with_files(LIMITS, &files_for_fuzz());
     guest.world.clock = match clock % 4 {
         0 => Clock::Frozen(std::time::SystemTime::UNIX_EPOCH),
         1 => Clock::Real,
@@ -79,7 +76,6 @@ fn start(clock: u8) -> Guest {
 
 /// Lets a guest do what bytes say, and checks that the host bears it.
 pub fn drive(bytes: &[u8]) -> u32 {
-    let mut ends = std::collections::BTreeMap::new();
     let mut choices = Choices { bytes };
     let clock = choices.byte();
     let mut guest = start(clock);
@@ -88,7 +84,6 @@ pub fn drive(bytes: &[u8]) -> u32 {
     while !choices.bytes.is_empty() {
         let went = step(&mut guest, &mut choices, &mut results, calls);
         calls += 1;
-        *ends.entry(format!("{went:?} {}", guest.process.threads())).or_insert(0) += 1;
         match went {
             Went::On | Went::Entered => {
                 assert_eq!(guest.registers.rflags & !0x24_0dd5, super::FLAGS, "{went:?}");
@@ -99,17 +94,17 @@ pub fn drive(bytes: &[u8]) -> u32 {
                     guest = start(clock);
                 }
             }
-            Went::Deadlock | Went::Exited(_) | Went::Killed(_) | Went::OutOfMemory => {
+            Went::Deadlock => {
                 check(&guest);
                 guest = start(clock);
             }
+            Went::Exited(_) | Went::Killed(_) | Went::OutOfMemory => guest = start(clock),
         }
-        if calls % LOOK == 0 {
+        if calls.is_multiple_of(LOOK) {
             check(&guest);
         }
     }
     check(&guest);
-    eprintln!("{ends:?}");
     calls
 }
 

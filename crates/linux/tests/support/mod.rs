@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::{ExtendedState, Registers};
-use glowbox_linux::files::{Files, Grants};
+use glowbox_linux::files::{self, Input};
 use glowbox_linux::process::Options;
 use glowbox_linux::space::{self, Initial, MMAP_BASE, Rights};
 use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, World};
@@ -129,16 +129,14 @@ fn mapped() -> Vec<u8> {
     memory
 }
 
-pub fn files() -> Files {
-    Files {}
-}
-
-pub fn files_for_fuzz() -> Files {
-    files()
-}
-
-pub fn grants_for_fuzz() -> Grants {
-    Grants::default()
+/// What the fuzzers' guests are given: a file to read, a directory to write to, some input.
+pub fn files_for_fuzz() -> files::Options {
+    let mut options = files::Options::new();
+    options
+        .stdin(Input::bytes(vec![b'x'; 1000]))
+        .file("/given/file", *b"some bytes")
+        .scratch("/tmp", 1 << 16);
+    options
 }
 
 /// Extended state with something in every byte that can have it.
@@ -155,10 +153,11 @@ impl Guest {
     }
 
     pub fn with(limits: Limits) -> Guest {
-        Guest::with_files(limits, files())
+        Guest::with_files(limits, &files::Options::new())
     }
 
-    pub fn with_files(limits: Limits, files: Files) -> Guest {
+    pub fn with_files(limits: Limits, files: &files::Options) -> Guest {
+        let (files, grants) = files.build(0).unwrap();
         let options = Options { space: space(), files, seed: [1; 32], limits };
         let memory = mapped();
         let bases = Bases { fs: 0x1000, gs: 0x2000 };
@@ -166,7 +165,7 @@ impl Guest {
         Guest {
             process: Process::new(options),
             hardware: Fake { memory, bases, extended: extended(0x5a), asked: 0 },
-            world: World::default(),
+            world: World { files: grants, ..World::default() },
             registers,
         }
     }

@@ -196,7 +196,13 @@ impl Process {
     ) -> Outcome {
         let result = match answer {
             Ok(value) => value,
-            Err(Stop::Error(error)) => error.to_register(),
+            Err(Stop::Error(error)) => {
+                // Only writing gives this.
+                if error == Errno::EPIPE {
+                    self.threads.raise(raw::SIGPIPE);
+                }
+                error.to_register()
+            }
             // No call has reason to wait on when its time has come.
             Err(Stop::Wait(_)) if again.is_some_and(|again| again.timed_out) => {
                 Errno::EAGAIN.to_register()

@@ -190,8 +190,9 @@ impl Threads {
             && distinct(&ids)
             && distinct(&queued)
             && queued.iter().all(exists)
-            // The one that runs does not stand in the queue.
-            && !(running(self.loaded) && queued.binary_search(&self.loaded).is_ok())
+            // The one that runs makes calls, and does not stand in the queue.
+            && (!running(self.loaded)
+                || self.current == self.loaded && queued.binary_search(&self.loaded).is_err())
             && (self.loaded == 0 || exists(&self.loaded))
             && self.list.iter().all(|thread| (thread.saved.is_none()) == (thread.id == self.loaded))
             && self.list.iter().all(runs)

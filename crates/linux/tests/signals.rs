@@ -520,11 +520,15 @@ fn any_bytes_may_be_a_process() {
             continue;
         }
         sound += 1;
-        let _ = guest.tick();
-        for number in [raw::__NR_gettid, raw::__NR_futex, raw::__NR_exit, raw::__NR_exit] {
-            let _ = guest.call(number, &[FUTEX]);
+        let registers = Registers { rax: raw::__NR_futex.into(), ..guest.registers };
+        for event in [
+            Event::Tick(registers),
+            Event::Syscall(registers),
+            Event::Syscall(Registers { rax: raw::__NR_exit.into(), ..registers }),
+            Event::Woken,
+        ] {
+            let _ = guest.process.handle(event, &mut guest.hardware, &mut guest.world);
         }
-        let _ = guest.event(Event::Woken);
     }
     assert!(sound > 100, "{sound}");
 }

@@ -2,11 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
 
+pub mod drive;
+
 use std::ops::Range;
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::{ExtendedState, Registers};
-use glowbox_linux::files::Files;
+use glowbox_linux::files::{self, Input};
 use glowbox_linux::process::Options;
 use glowbox_linux::space::{self, Initial, MMAP_BASE, Rights};
 use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, World};
@@ -76,7 +78,6 @@ pub enum Went {
     Exited(i32),
     Killed(i32),
     OutOfMemory,
-    Broken,
 }
 
 pub struct Guest {
@@ -107,8 +108,35 @@ pub fn space() -> space::Options {
     }
 }
 
-pub fn files() -> Files {
-    Files {}
+/// Guest memory with page tables that map `DATA`.
+fn mapped() -> Vec<u8> {
+    let mut memory = vec![0; usize::try_from(MEMORY).unwrap()];
+    let mut put = |at: u64, entry: u64| {
+        let at = usize::try_from(at).unwrap();
+        memory[at..at + 8].copy_from_slice(&entry.to_le_bytes());
+    };
+    // Present, writable, the user's, accessed.
+    let table = 0x27;
+    for (level, shift) in [39, 30, 21].into_iter().enumerate() {
+        let at = 0x1000 * level as u64;
+        put(at + (DATA >> shift & 0x1ff) * 8, at + 0x1000 | table);
+    }
+    for page in 0..DATA_SIZE >> 12 {
+        // Dirty too, and not executable.
+        let entry = (1 << 20) + (page << 12) | table | 1 << 6 | 1 << 63;
+        put(0x3000 + ((DATA >> 12) + page & 0x1ff) * 8, entry);
+    }
+    memory
+}
+
+/// What the fuzzers' guests are given: a file to read, a directory to write to, some input.
+pub fn files_for_fuzz() -> files::Options {
+    let mut options = files::Options::new();
+    options
+        .stdin(Input::bytes(vec![b'x'; 1000]))
+        .file("/given/file", *b"some bytes")
+        .scratch("/tmp", 1 << 16);
+    options
 }
 
 /// Extended state with something in every byte that can have it.
@@ -125,14 +153,19 @@ impl Guest {
     }
 
     pub fn with(limits: Limits) -> Guest {
-        let options = Options { space: space(), files: files(), seed: [1; 32], limits };
-        let memory = vec![0; usize::try_from(MEMORY).unwrap()];
+        Guest::with_files(limits, &files::Options::new())
+    }
+
+    pub fn with_files(limits: Limits, files: &files::Options) -> Guest {
+        let (files, grants) = files.build(0).unwrap();
+        let options = Options { space: space(), files, seed: [1; 32], limits };
+        let memory = mapped();
         let bases = Bases { fs: 0x1000, gs: 0x2000 };
         let registers = Registers { rip: CODE, rsp: STACK, rflags: FLAGS, ..Registers::default() };
         Guest {
             process: Process::new(options),
             hardware: Fake { memory, bases, extended: extended(0x5a), asked: 0 },
-            world: World::default(),
+            world: World { files: grants, ..World::default() },
             registers,
         }
     }
@@ -160,7 +193,7 @@ impl Guest {
             Next::Exited(status) => Went::Exited(status),
             Next::Killed { signal, .. } => Went::Killed(signal),
             Next::OutOfMemory { .. } => Went::OutOfMemory,
-            Next::Broken(_) => Went::Broken,
+            Next::Broken(broken) => panic!("the machine can't go on: {broken}"),
         }
     }
 
@@ -277,6 +310,12 @@ impl Guest {
         self.registers.rsp += 8;
         self.registers.rip = CODE + 0x2000;
         self.call(raw::__NR_rt_sigreturn, &[])
+    }
+
+    /// Whether the stack pointer is where a handler has it when it returns.
+    pub fn in_handler(&self) -> bool {
+        let stack = self.registers.rsp;
+        (DATA..STACK - 8).contains(&stack) && self.word(stack) == CODE + 0x2000
     }
 
     /// What the thread that runs blocks.

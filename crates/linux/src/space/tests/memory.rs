@@ -122,11 +122,15 @@ fn the_last_frame_is_not_spent_on_a_table_for_what_comes_after() {
         let flags = FIXED | raw::MAP_NORESERVE | raw::MAP_POPULATE;
         guest.map(at, MIB, WRITE, flags).unwrap();
         assert!(guest.access(at, Access::Write).is_ok(), "of {pages} pages");
-        // And what comes before does not come first.
+        // Nor on what comes before.
         let mut guest = guest_with(pages, |_| {});
         guest.map(HERE, MIB, WRITE, FIXED | raw::MAP_NORESERVE).unwrap();
         guest.access(HERE + (pages - 4) * PAGE, Access::Write).unwrap();
     }
+    // Enough for a chunk, but not for its tables.
+    let mut guest = guest_with(65, |_| {});
+    guest.map(2 << 39, MIB, WRITE, FIXED | raw::MAP_NORESERVE).unwrap();
+    guest.access((2 << 39) + 63 * PAGE, Access::Write).unwrap();
 }
 
 #[test]
@@ -141,6 +145,14 @@ fn tables_in_frames_that_were_used_before_are_given_back_too() {
     guest.space.rebuild(&mut guest.machine).unwrap();
     assert!(guest.space.is_sound(guest.machine.memory.len() as u64));
     assert!(guest.is_there(0x10_0000_0000));
+}
+
+#[test]
+fn what_is_mapped_over_makes_room() {
+    let mut guest = guest_with(100, |_| {});
+    guest.map(HERE, 60 * PAGE, WRITE, FIXED).unwrap();
+    assert_eq!(guest.map(HERE + MIB / 2, 60 * PAGE, WRITE, FIXED), Err(Errno::ENOMEM));
+    assert_eq!(guest.map(HERE, 60 * PAGE, WRITE, FIXED), Ok(HERE));
 }
 
 #[test]

@@ -106,6 +106,30 @@ impl Process {
         self.threads.needs_ticks()
     }
 
+    /// What its address space is made of.
+    pub fn space_options(&self) -> &space::Options {
+        self.space.options()
+    }
+
+    /// What it may keep the host's memory busy with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Writes its page tables anew, where only those of what is mapped at the start are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::rebuild`].
+    pub fn rebuild(&mut self, hardware: &mut dyn Hardware) -> Result<(), Broken> {
+        self.space.rebuild(hardware)
+    }
+
+    /// Nanoseconds on its monotonic clock.
+    pub fn now(&mut self, world: &World) -> u64 {
+        self.clock.monotonic(&world.clock)
+    }
+
     /// Seeds its random numbers anew: for a copy of a process.
     pub fn reseed(&mut self, seed: [u8; 32]) {
         self.random = Random::new(seed);

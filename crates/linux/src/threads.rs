@@ -208,8 +208,10 @@ impl Threads {
     pub(crate) fn needs_ticks(&self) -> bool {
         let timed = |thread: &Thread| match thread.state {
             State::Running => false,
-            State::Waiting(Waiting { wait, .. }) => {
-                wait.until.is_some() || wait.on == WaitFor::Input
+            State::Waiting(Waiting { wait, seen, .. }) => {
+                wait.until.is_some()
+                    || wait.on == WaitFor::Input
+                    || wait.on == WaitFor::Files && seen != self.happened
             }
         };
         !self.queue.is_empty()

@@ -319,6 +319,36 @@ fn sigsuspend_waits_with_another_mask_and_restores_it() {
     assert_eq!((guest.result(), guest.mask()), (error(EINTR), bit(raw::SIGUSR1)));
 }
 
+#[test]
+fn a_mask_for_a_poll_holds_while_it_waits() {
+    let mut guest = Guest::new();
+    guest.handler(raw::SIGUSR1, raw::SA_RESTART, 0);
+    guest.block(raw::SIGUSR1);
+    let other = guest.spawn();
+    guest.put_words(TIME, &[0, 5_000_000, 0]);
+    let poll = [0, 0, TIME, TIME + 16, 8];
+    // It times out: then nothing has come through.
+    assert_eq!(guest.call(raw::__NR_ppoll, &poll), Went::Entered);
+    assert_eq!(guest.id(), other);
+    let at = guest.returns(raw::__NR_rt_sigprocmask, &[0, 0, DATA, 8]);
+    assert_eq!((at, guest.word(DATA)), (0, bit(raw::SIGUSR1)));
+    assert_eq!(guest.call(raw::__NR_exit, &[0]), Went::Entered);
+    assert_eq!((guest.id(), guest.result(), guest.mask()), (2, 0, bit(raw::SIGUSR1)));
+    // A signal that was pending cuts it short.
+    raise(&mut guest, raw::SIGUSR1);
+    let epoll = guest.returns(raw::__NR_epoll_create1, &[0]).cast_unsigned();
+    let wait = [epoll, TIME, 1, u64::MAX, TIME + 16, 4];
+    assert_eq!(guest.returns(raw::__NR_epoll_pwait, &wait), error(EINVAL));
+    let wait = [epoll, TIME, 1, u64::MAX, TIME + 16, 8];
+    for (number, arguments) in [(raw::__NR_ppoll, &poll[..]), (raw::__NR_epoll_pwait, &wait)] {
+        assert_eq!(guest.call(number, arguments), Went::On);
+        assert_eq!(guest.registers.rip, handler_of(raw::SIGUSR1));
+        guest.sigreturn();
+        assert_eq!((guest.result(), guest.mask()), (error(EINTR), bit(raw::SIGUSR1)));
+        raise(&mut guest, raw::SIGUSR1);
+    }
+}
+
 /// Lets the first thread make a call that waits and another thread signal it.
 fn interrupted(flags: u32, number: u32, arguments: &[u64]) -> (Guest, Registers) {
     let mut guest = Guest::new();

@@ -196,7 +196,7 @@ impl Threads {
             && (self.loaded == 0 || exists(&self.loaded))
             && self.list.iter().all(|thread| (thread.saved.is_none()) == (thread.id == self.loaded))
             && self.list.iter().all(runs)
-            && self.list.iter().all(|thread| thread.pending.is_sound())
+            && self.list.iter().all(Thread::is_sound)
             && self.pending.is_sound()
             && (PID..LAST_ID).contains(&self.next_id)
             && self.turn < u64::MAX / 2

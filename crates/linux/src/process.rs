@@ -222,6 +222,8 @@ impl Process {
             Err(Stop::Broken(broken)) => return Outcome::Next(Next::Broken(broken)),
         };
         registers.rax = result;
+        // What only its mask let through is for a call that is cut short.
+        self.threads.restore_mask();
         if made.number != u64::from(raw::__NR_futex) {
             self.threads.note_call();
         }

@@ -133,7 +133,8 @@ impl Machine {
             let Range { start, end } = initial.addresses;
             let (gva, gpa, length) = (Gva(start), Gpa(initial.memory), end - start);
             let (protection, privilege) = (protection(initial.rights), Privilege::User);
-            mappings.push(Mapping { gva, gpa, length, protection, privilege });
+            let large = false;
+            mappings.push(Mapping { gva, gpa, length, protection, privilege, large });
             self.revealed.extend(pages(&(gpa.0..gpa.0 + length)));
         }
         mappings.push(Mapping {
@@ -142,6 +143,7 @@ impl Machine {
             length: ROOT,
             protection: Protection::ReadWrite,
             privilege: Privilege::Supervisor,
+            large: false,
         });
         let tables = usize::try_from(ROOT).unwrap()..usize::try_from(TABLES_END).unwrap();
         self.memory[tables.clone()].fill(0);

@@ -172,11 +172,11 @@ fn mend(guest: &mut Guest, number: u32, arguments: &mut [u64; 6]) {
     match number {
         raw::__NR_clone => arguments[0] = THREAD | first & 0x37f_0000 & !0x40_0000,
         raw::__NR_mmap => {
-            let length = second % 64 + 1 << 12;
+            let length = (second % 64 + 1) << 12;
             *arguments = [first & !4095, length, third % 8, 0x22, u64::MAX, 0];
         }
         raw::__NR_munmap | raw::__NR_mprotect | raw::__NR_madvise => {
-            *arguments = [first & !4095, second % 64 + 1 << 12, third % 8, 0, 0, 0];
+            *arguments = [first & !4095, (second % 64 + 1) << 12, third % 8, 0, 0, 0];
         }
         raw::__NR_rt_sigaction => {
             let flags = u64::from(raw::SA_RESTORER) | third & 0xd800_0004;
@@ -185,7 +185,7 @@ fn mend(guest: &mut Guest, number: u32, arguments: &mut [u64; 6]) {
         }
         raw::__NR_futex => {
             arguments[0] = STRUCTURES + first % 4 * 8;
-            arguments[1] = second % 14 | second & 0x80;
+            arguments[1] = (second % 14) | second & 0x80;
             arguments[2] = u64::from(guest.word32(arguments[0]));
             arguments[4] = STRUCTURES + third % 4 * 8;
         }

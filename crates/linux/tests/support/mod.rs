@@ -1,6 +1,7 @@
 //! A guest without a CPU: a test says which calls its threads make.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
+#![allow(clippy::unwrap_used, reason = "it is for tests")]
 
 pub mod drive;
 
@@ -119,12 +120,12 @@ fn mapped() -> Vec<u8> {
     let table = 0x27;
     for (level, shift) in [39, 30, 21].into_iter().enumerate() {
         let at = 0x1000 * level as u64;
-        put(at + (DATA >> shift & 0x1ff) * 8, at + 0x1000 | table);
+        put(at + (DATA >> shift & 0x1ff) * 8, (at + 0x1000) | table);
     }
     for page in 0..DATA_SIZE >> 12 {
         // Dirty too, and not executable.
-        let entry = (1 << 20) + (page << 12) | table | 1 << 6 | 1 << 63;
-        put(0x3000 + ((DATA >> 12) + page & 0x1ff) * 8, entry);
+        let entry = ((1 << 20) + (page << 12)) | table | 1 << 6 | 1 << 63;
+        put(0x3000 + (((DATA >> 12) + page) & 0x1ff) * 8, entry);
     }
     memory
 }
@@ -342,4 +343,17 @@ pub fn bit(signal: u32) -> u64 {
 
 pub fn error(errno: u32) -> i64 {
     -i64::from(errno)
+}
+
+/// Numbers that look random (SplitMix64), the same each time.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = self.0;
+        number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ number >> 31
+    }
 }

@@ -48,7 +48,7 @@ impl Requested {
     pub(crate) fn open(self) -> Result<Capabilities, Error> {
         let arguments = checked_arguments(self.arguments)?;
         let environment = checked_environment(&self.environment)?;
-        let (files, grants) = self.files.build(self.clock.start()).map_err(of_files)?;
+        let (files, grants) = self.files.build(&self.clock).map_err(of_files)?;
         Ok(Capabilities {
             arguments: arguments.into(),
             environment: environment.into(),

@@ -122,7 +122,7 @@ pub enum Next {
     Enter(Box<CpuState>),
     /// No thread can run.
     Sleep {
-        /// Until this instant of the world's [`Clock`] (nanoseconds of [`World::monotonic`]), if any
+        /// Until this instant of the world's [`Clock`] (nanoseconds of the monotonic clock), if any
         /// thread waits for one.
         until: Option<u64>,
         /// Whether input would wake a thread.

@@ -18,7 +18,7 @@ mod waiting;
 
 pub(crate) const CALLS: &[Entry] = entries! {
     read __NR_read io::read: "at most 64 MiB of a file, 256 KiB of anything else";
-    write __NR_write io::write: "at most 64 MiB to a file, 2 MiB to anything else; EPIPE comes without SIGPIPE";
+    write __NR_write io::write: "at most 64 MiB to a file, 2 MiB to anything else";
     readv __NR_readv io::readv: "as `read`";
     writev __NR_writev io::writev: "as `write`";
     pread64 __NR_pread64 io::pread64: "";
@@ -71,7 +71,7 @@ pub(crate) const CALLS: &[Entry] = entries! {
     fchmodat __NR_fchmodat metadata::fchmodat: "as `chmod`";
     fchmodat2 __NR_fchmodat2 metadata::fchmodat2: "as `chmod`";
     chown __NR_chown metadata::chown: "accepted where files can be changed, and without effect";
-    lchown __NR_lchown metadata::chown: "as `chown`";
+    lchown __NR_lchown metadata::lchown: "as `chown`";
     fchown __NR_fchown metadata::fchown: "as `chown`";
     fchownat __NR_fchownat metadata::fchownat: "as `chown`";
     utime __NR_utime metadata::utime: "";

@@ -14,6 +14,8 @@ pub(super) const OUT: u32 = raw::POLLOUT;
 pub(super) const ERR: u32 = raw::POLLERR;
 pub(super) const HUP: u32 = raw::POLLHUP;
 pub(super) const NVAL: u32 = raw::POLLNVAL;
+/// What says how an item is watched, not for what.
+const HOW: u32 = raw::EPOLLET | raw::EPOLLONESHOT | raw::EPOLLEXCLUSIVE | raw::EPOLLWAKEUP;
 /// The other names of the same.
 const IN_TOO: u32 = raw::POLLRDNORM;
 const OUT_TOO: u32 = raw::POLLWRNORM;
@@ -28,13 +30,16 @@ pub(super) struct Ready {
     pub(super) input: bool,
 }
 
+/// What is watched: a descriptor, and the open file that it stood for then. It may come to stand for
+/// something else.
+type Key = (u32, u64);
+
 /// An epoll set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Set {
-    /// By descriptor and open file: a descriptor may come to stand for something else.
-    pub(super) items: BTreeMap<(u32, u64), Item>,
+    pub(super) items: BTreeMap<Key, Item>,
     /// Where the last wait that found more than was asked for left off.
-    next: (u32, u64),
+    next: Key,
 }
 
 /// One thing that is watched.
@@ -107,13 +112,7 @@ impl Files {
 
     /// What of a set is to be reported: the items, the events, and the activity. And whether input from
     /// the host may add something.
-    #[allow(clippy::type_complexity)]
-    fn scan(
-        &self,
-        around: &Around<'_>,
-        set: &Set,
-        most: usize,
-    ) -> (Vec<((u32, u64), u32, u64)>, bool) {
+    fn scan(&self, around: &Around<'_>, set: &Set, most: usize) -> (Vec<(Key, u32, u64)>, bool) {
         let mut found = Vec::new();
         let mut input = false;
         // In turns, so that what is always ready does not keep the others out.
@@ -124,13 +123,13 @@ impl Files {
             }
             // Sets don't contain sets, so this goes no deeper.
             let Ok(ready) = self.ready_open(around, key.1) else { continue };
-            let watched = item.events & !(raw::EPOLLET | raw::EPOLLONESHOT | raw::EPOLLEXCLUSIVE);
+            let watched = item.events & !HOW;
             // A one-shot that has fired watches nothing until it is set again.
             if watched == 0 {
                 continue;
             }
             input |= ready.input && watched & IN != 0;
-            let events = ready.events & (watched | ERR | HUP);
+            let events = ready.events & watched;
             let edge = item.events & raw::EPOLLET != 0;
             if events == 0 || (edge && item.reported == Some((ready.activity, events))) {
                 continue;
@@ -193,6 +192,8 @@ impl Files {
                 return Err(Errno::ENOENT);
             }
             Control::Add { events, data } | Control::Change { events, data } => {
+                // These are always watched for.
+                let events = events | ERR | HUP;
                 set.items.insert(key, Item { events, data, reported: None });
             }
             Control::Remove => {

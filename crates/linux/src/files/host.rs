@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{self, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno as HostErrno;
 
-use super::node::{NAME_MAX, Type};
+use super::node::{NAME_MAX, Name, Type};
 use crate::Errno;
 
 /// Most entries of a directory that are listed.
@@ -83,7 +83,7 @@ impl HostDirectory {
     }
 
     /// The entries of a directory, without `.` and `..`, in no order.
-    pub(super) fn list(&self, path: &[u8]) -> Result<Vec<(Arc<[u8]>, Type)>, Errno> {
+    pub(super) fn list(&self, path: &[u8]) -> Result<Vec<(Name, Type)>, Errno> {
         let directory = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(errno)?;
         let mut entries = Vec::new();
         for entry in fs::Dir::new(directory).map_err(errno)? {
@@ -95,7 +95,7 @@ impl HostDirectory {
             if entries.len() == MOST_ENTRIES {
                 return Err(Errno::EOVERFLOW);
             }
-            entries.push((Arc::from(name), kind(entry.file_type())));
+            entries.push((Name::from(name), kind(entry.file_type())));
         }
         Ok(entries)
     }

@@ -23,8 +23,11 @@ const MOST: usize = 1 << 20;
 pub(super) struct Listing {
     /// The open file that it was read for.
     pub(super) open: u64,
-    entries: Arc<[(u64, Name, Type)]>,
+    entries: Sorted,
 }
+
+/// What is in a directory of the host: sorted by the first, the place to go on from.
+type Sorted = Arc<[(u64, Name, Type)]>;
 
 impl Files {
     /// Lists a directory from where the descriptor stands, in at most so many bytes. And where it goes
@@ -86,12 +89,7 @@ impl Files {
 
     /// The entries of a host's directory, sorted: read anew if they are not at hand, or a listing
     /// starts.
-    fn host_entries(
-        &mut self,
-        grants: &Grants,
-        open: u64,
-        after: u64,
-    ) -> Result<Arc<[(u64, Name, Type)]>, Errno> {
+    fn host_entries(&mut self, grants: &Grants, open: u64, after: u64) -> Result<Sorted, Errno> {
         if let Some(listing) = &self.listing
             && listing.open == open
             && after > 0
@@ -116,7 +114,7 @@ impl Files {
         let mut entries: Vec<_> =
             names.into_iter().map(|(name, kind)| (cookie(&name), name, kind)).collect();
         entries.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let entries: Arc<[_]> = Arc::from(entries);
+        let entries: Sorted = Arc::from(entries);
         self.listing = Some(Listing { open, entries: entries.clone() });
         Ok(entries)
     }

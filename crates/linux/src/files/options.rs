@@ -13,12 +13,31 @@ use super::output::Output;
 use super::resolve::{HostPlace, Mount, Place};
 use crate::Errno;
 use crate::call::PATH_MAX;
+use crate::clock::{Clock, Clocks};
 
 /// What files and streams a guest has. By default there is no input, output goes nowhere, and there is
 /// nothing to open but `/dev/null`, `/dev/zero`, `/dev/full`, `/dev/random` and `/dev/urandom`.
 ///
 /// Paths of the guest's are absolute, and mount points may nest: what has the longer path covers what
 /// was there.
+///
+/// ```
+/// use glowbox_linux::Clock;
+/// use glowbox_linux::files::{Input, Options, Output};
+///
+/// let (output, printed) = Output::buffer(1 << 20);
+/// let (files, grants) = Options::new()
+///     .stdin(Input::bytes("2 + 3\n"))
+///     .stdout(output)
+///     .file("/etc/calculator.conf", "digits = 10\n")
+///     .scratch("/tmp", 64 << 20)
+///     .build(&Clock::Virtual)?;
+/// # let _ = files;
+/// // `files` goes into the process, `grants` into its world. After it has run:
+/// let text = printed.take();
+/// # let _ = (grants, text);
+/// # Ok::<(), glowbox_linux::files::OptionsError>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     input: Input,
@@ -130,14 +149,15 @@ impl Options {
         Ok(grants)
     }
 
-    /// Makes what a process starts with, and what of the host it can reach. `now` is the time of all
-    /// files in memory, in nanoseconds since 1970.
+    /// Makes what a process starts with, and what of the host it can reach. The clock gives the time
+    /// of all files in memory.
     ///
     /// # Errors
     ///
     /// See [`OptionsError`].
-    pub fn build(&self, now: u64) -> Result<(Files, Grants), OptionsError> {
+    pub fn build(&self, clock: &Clock) -> Result<(Files, Grants), OptionsError> {
         let grants = self.grants()?;
+        let now = Clocks::new().realtime(clock);
         let mut building = Building { files: Files::bare(now), now };
         building.files.tree.scratch.limit = self.scratch.as_ref().map_or(0, |(_, limit)| *limit);
         let mut mounts = Vec::new();

@@ -15,12 +15,14 @@ pub struct Output {
     left: Option<Arc<AtomicU64>>,
 }
 
+type Callback = dyn FnMut(&[u8]) + Send;
+
 #[derive(Clone, Default)]
 enum Sink {
     #[default]
     Discard,
     Writer(Arc<Mutex<dyn Write + Send>>),
-    Callback(Arc<Mutex<dyn FnMut(&[u8]) + Send>>),
+    Callback(Arc<Mutex<Callback>>),
     Buffer(OutputBuffer),
     Stdout,
     Stderr,

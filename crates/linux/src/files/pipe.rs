@@ -40,7 +40,7 @@ impl Pipe {
         for (to, byte) in into.iter_mut().zip(self.bytes.drain(..length)) {
             *to = byte;
         }
-        self.reads += 1;
+        self.reads = self.reads.wrapping_add(1);
         Some(length)
     }
 
@@ -57,7 +57,7 @@ impl Pipe {
             return Ok(None);
         }
         self.bytes.extend(&bytes[..length]);
-        self.writes += 1;
+        self.writes = self.writes.wrapping_add(1);
         Ok(Some(length))
     }
 
@@ -88,7 +88,7 @@ impl Event {
         }
         let taken = if self.semaphore { 1 } else { self.count };
         self.count -= taken;
-        self.uses += 1;
+        self.uses = self.uses.wrapping_add(1);
         *into = taken.to_le_bytes();
         Ok(Some(8))
     }
@@ -103,7 +103,7 @@ impl Event {
             None | Some(u64::MAX) => Ok(None),
             Some(count) => {
                 self.count = count;
-                self.uses += 1;
+                self.uses = self.uses.wrapping_add(1);
                 Ok(Some(8))
             }
         }
@@ -139,10 +139,10 @@ impl Files {
         let Some(pipe) = self.pipes.get_mut(&number) else { return };
         if writes {
             pipe.writer = false;
-            pipe.writes += 1;
+            pipe.writes = pipe.writes.wrapping_add(1);
         } else {
             pipe.reader = false;
-            pipe.reads += 1;
+            pipe.reads = pipe.reads.wrapping_add(1);
         }
         if !pipe.reader && !pipe.writer {
             self.pipes.remove(&number);

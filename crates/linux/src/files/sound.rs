@@ -171,18 +171,23 @@ impl Files {
         each && self.no_loops()
     }
 
-    /// Whether every directory that has a name lies below a root.
+    /// Whether the way up from every directory ends: at a root, or, from one that was removed, where
+    /// another one was.
     fn no_loops(&self) -> bool {
         let mut ends: BTreeSet<Ino> = BTreeSet::new();
         for (ino, node) in self.tree.nodes() {
-            if !matches!(&node.kind, Kind::Directory(_)) || node.links == 0 {
+            if !matches!(&node.kind, Kind::Directory(_)) {
                 continue;
             }
             let mut way = Vec::new();
             let mut on_way = BTreeSet::new();
             let mut here = ino;
             while !ends.contains(&here) {
-                let Ok(directory) = self.tree.directory(here) else { return false };
+                let directory = match self.tree.directory(here) {
+                    Ok(directory) => directory,
+                    Err(_) if node.links == 0 => break,
+                    Err(_) => return false,
+                };
                 if !on_way.insert(here) {
                     return false;
                 }

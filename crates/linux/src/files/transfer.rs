@@ -46,7 +46,7 @@ impl Files {
             _ => (false, self.read_stream(around, fd, into)?),
         };
         let open = self.get_mut(fd)?;
-        open.uses += 1;
+        open.uses = open.uses.wrapping_add(1);
         if seeks && at.is_none() {
             open.offset = offset.saturating_add(done as u64);
         }
@@ -214,7 +214,8 @@ impl Files {
             Object::Pipe { .. } | Object::Stream(_) => return Err(Errno::EBADF.into()),
             _ => return Err(Errno::EINVAL.into()),
         };
-        self.get_mut(fd)?.uses += 1;
+        let open = self.get_mut(fd)?;
+        open.uses = open.uses.wrapping_add(1);
         match written {
             Some(written) => Ok(written),
             None => Err(wait(self.get(fd)?, WaitFor::Files)),

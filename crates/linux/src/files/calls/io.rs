@@ -36,6 +36,14 @@ pub(super) fn write(call: &mut Call<'_>) -> Answer {
     write_from(call, int(fd), None, &[(address, length)])
 }
 
+/// What a write answers. Nobody reads what was to be written: that is a signal, too.
+fn tell(call: &mut Call<'_>, answer: Answer) -> Answer {
+    if let Err(Stop::Error(Errno::EPIPE)) = answer {
+        call.process.threads.raise(raw::SIGPIPE);
+    }
+    answer
+}
+
 pub(super) fn pread64(call: &mut Call<'_>) -> Answer {
     let [fd, address, length, at, ..] = call.arguments;
     read_into(call, int(fd), Some(offset(at)?), &[(address, length)])
@@ -108,11 +116,12 @@ fn vectors(call: &mut Call<'_>) -> Result<Vec<Buffer>, Stop> {
     }
 }
 
-/// What was done before something failed is what counts.
+/// What was done before something failed is what counts; but not if the machine below has.
 fn or_done(done: u64, error: Stop) -> Answer {
-    match done {
-        0 => Err(error),
-        done => Ok(done),
+    match error {
+        Stop::Broken(_) => Err(error),
+        _ if done == 0 => Err(error),
+        _ => Ok(done),
     }
 }
 
@@ -133,7 +142,7 @@ fn gather(
         }
         let pieces = call.process.space.pieces(call.hardware, *address, wanted, write);
         let pieces = match pieces {
-            Err(_) if !gathered.is_empty() => break,
+            Err(Stop::Error(_)) if !gathered.is_empty() => break,
             pieces => pieces?,
         };
         let there: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -198,7 +207,8 @@ fn write_from(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer])
         return Ok(files.write(&mut around, fd, at, &[])? as u64);
     }
     if !call.process.files.is_file(fd)? {
-        return write_stream(call, fd, at, buffers);
+        let answer = write_stream(call, fd, at, buffers);
+        return tell(call, answer);
     }
     let mut done = 0;
     for (address, length) in windows(buffers) {
@@ -341,7 +351,8 @@ fn copy(call: &mut Call<'_>, from: (i32, u64), to: (i32, u64), length: u64) -> A
         }
     };
     if let Err(error) = result {
-        or_done(done, error)?;
+        let answer = or_done(done, error);
+        tell(call, answer)?;
     }
     match from.1 {
         0 => call.process.files.get_mut(from.0)?.offset = start + done,

@@ -253,7 +253,14 @@ pub(super) fn fchmodat2(call: &mut Call<'_>) -> Answer {
 }
 
 pub(super) fn chown(call: &mut Call<'_>) -> Answer {
-    let flags = raw::AT_SYMLINK_NOFOLLOW;
+    change_owner(call, 0)
+}
+
+pub(super) fn lchown(call: &mut Call<'_>) -> Answer {
+    change_owner(call, raw::AT_SYMLINK_NOFOLLOW)
+}
+
+fn change_owner(call: &mut Call<'_>, flags: u32) -> Answer {
     with_place(call, here(), call.arguments[0], flags, |files, place, _| {
         files.changeable(place).map(|_| ())
     })

@@ -6,9 +6,9 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use glowbox_core::address::{LARGE_PAGE_SIZE, PAGE_SIZE, Protection, index};
+use glowbox_core::address::{PAGE_SIZE, Protection, index};
 use glowbox_core::elf::Program;
-use glowbox_core::layout::{LENT, Layout, PAGE_TABLES_GPA};
+use glowbox_core::layout::{Layout, PAGE_TABLES_GPA};
 use glowbox_core::paging::Privilege;
 use glowbox_core::registers::ExtendedState;
 use glowbox_linux::files::Output;
@@ -195,7 +195,7 @@ fn space_options(
     allow_jit: bool,
 ) -> space::Options {
     let mut initial = Vec::new();
-    let mut reserved = vec![LENT.start..LENT.end + LARGE_PAGE_SIZE];
+    let mut reserved = Vec::new();
     for region in layout.regions() {
         let addresses = region.start.0..region.end().0;
         match region.backing {

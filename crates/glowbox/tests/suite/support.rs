@@ -126,6 +126,7 @@ fn with_functions<B: Registers>(mut builder: B, left_out: &str) -> B {
     }
     register! {
         "host_add": |a: u32, b: u32| a.wrapping_add(b);
+        "space_of": |space: u32, used: u32, reply: u32| 100 * space + 10 * used + reply;
         "host_echo": |data: Vec<u8>| data;
         "host_checked": |number: u32| -> Result<u32, HostError> {
             if number == 0 { Err(HostError::new("zero is refused")) } else { Ok(number) }

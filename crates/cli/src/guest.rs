@@ -79,7 +79,7 @@ fn spawned(path: &Path, snapshot: &Snapshot, grants: &Grants) -> Result<Sandbox,
         return Err(fixed(path, option));
     }
     check_imports(snapshot.guest())?;
-    Ok(snapshot.spawn()?)
+    Ok(snapshot.spawner().spawn()?)
 }
 
 /// The failure for an option that comes too late.

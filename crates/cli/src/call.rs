@@ -10,8 +10,9 @@ use glowbox_core::signature::TypeName;
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::grants::Grants;
 use crate::json::{self, Type};
-use crate::options::Limits;
+use crate::options::{Limits, size};
 use crate::{guest, interrupt, output};
 
 /// Calls one function of a guest or a snapshot.
@@ -23,6 +24,11 @@ use crate::{guest, interrupt, output};
 pub(crate) struct Options {
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    grants: Grants,
+    /// Most bytes of all arguments, or of a result, encoded
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    message_size: Option<u64>,
     /// Shows on standard error what the call took
     #[arg(long)]
     stats: bool,
@@ -42,7 +48,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     interrupt::catch();
     let texts =
         options.arguments.iter().map(|text| argument(text)).collect::<Result<Vec<_>, _>>()?;
-    let mut sandbox = guest::sandbox(&options.guest, &options.limits)?;
+    let mut sandbox =
+        guest::sandbox(&options.guest, &options.limits, &options.grants, options.message_size)?;
     let result = call(&mut sandbox, &options.function, &texts);
     if options.stats {
         show(&sandbox.stats(), options.json);
@@ -74,9 +81,7 @@ pub(crate) fn call<T: AsRef<str>>(
     let found = sandbox.guest().functions().find(|(of, _)| *of == name);
     let signature = found.map(|(_, signature)| signature.clone());
     let (encoded, result) = match &signature {
-        Some(signature) => {
-            (encode(name, signature, arguments)?, result_type(name, signature)?)
-        }
+        Some(signature) => (encode(name, signature, arguments)?, result_type(name, signature)?),
         // The library says which functions there are.
         None => (Vec::new(), Type::Tuple(Vec::new())),
     };
@@ -141,7 +146,7 @@ fn result_type(name: &str, signature: &Signature) -> Result<Type, Failure> {
     })
 }
 
-fn show(stats: &Stats, as_json: bool) {
+pub(crate) fn show(stats: &Stats, as_json: bool) {
     if as_json {
         let stats = json!({
             "entries": stats.entries,
@@ -150,8 +155,5 @@ fn show(stats: &Stats, as_json: bool) {
         });
         return output::say(&format!("{stats}\n"));
     }
-    output::say(&format!(
-        "{:?} in the guest, entered {} times\n",
-        stats.guest_time, stats.entries
-    ));
+    output::say(&format!("{:?} in the guest, entered {} times\n", stats.guest_time, stats.entries));
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use glowbox::ErrorKind;
+use glowbox::{ErrorKind, ExitStatus};
 
 use crate::output;
 
@@ -26,6 +26,8 @@ pub(crate) enum Status {
     Interrupted,
     /// The guest ended as a process does that a signal kills.
     Signal(Signal),
+    /// A program's own status, or 128 and the signal that ended it.
+    Program(u8),
 }
 
 /// The signals that a guest's end is told by.
@@ -49,7 +51,15 @@ impl Status {
             Status::NotFound => 127,
             Status::Interrupted => 130,
             Status::Signal(signal) => 128 + signal as u8,
+            Status::Program(code) => code,
         }
+    }
+
+    /// Of a program that has ended.
+    pub(crate) fn of_exit(status: &ExitStatus) -> Status {
+        let signal = || status.signal().map(|signal| signal.saturating_add(128));
+        let code = status.code().or_else(signal).unwrap_or(0);
+        Status::Program(u8::try_from(code).unwrap_or(u8::MAX))
     }
 
     fn of(error: &glowbox::Error) -> Status {
@@ -60,7 +70,12 @@ impl Status {
             | ErrorKind::HostFunctionMissing => Status::NotRunnable,
             ErrorKind::Guest | ErrorKind::Start => Status::No,
             ErrorKind::Panic => Status::Signal(Signal::Abort),
-            ErrorKind::OutOfMemory => Status::Signal(Signal::Kill),
+            ErrorKind::OutOfMemory | ErrorKind::Deadlock => Status::Signal(Signal::Kill),
+            // Of a guest that was to be called: no status of its own is an answer.
+            ErrorKind::Exited => match error.exit_status().and_then(ExitStatus::signal) {
+                Some(_) => error.exit_status().map_or(Status::No, Status::of_exit),
+                None => Status::No,
+            },
             ErrorKind::Fault | ErrorKind::StackOverflow => Status::Signal(Signal::Segv),
             ErrorKind::Deadline => Status::Timeout,
             ErrorKind::Interrupted => Status::Interrupted,
@@ -151,7 +166,7 @@ impl From<glowbox::Error> for Failure {
 }
 
 /// What the library calls its options, and what they are here.
-const OPTIONS: [(&str, &str); 9] = [
+const OPTIONS: [(&str, &str); 14] = [
     ("CallOptions::deadline and Builder::deadline", "--timeout"),
     ("Builder::memory_limit", "--memory"),
     ("Builder::stack_size", "--stack"),
@@ -161,6 +176,11 @@ const OPTIONS: [(&str, &str); 9] = [
     ("Loader::message_size", "--message-size"),
     ("the memory limit", "--memory"),
     ("the stack size", "--stack"),
+    ("run it, with Builder::load", "run it, with `glowbox run`"),
+    ("run it, with Spawner::load", "run it, with `glowbox run`"),
+    ("build a sandbox of it, with Builder::build", "call them, with `glowbox call`"),
+    ("make a sandbox of it, with Spawner::spawn", "call them, with `glowbox call`"),
+    ("Loader::allow_jit", "--jit"),
 ];
 
 /// An error's text, with the options of the command in place of the library's.

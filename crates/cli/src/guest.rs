@@ -1,14 +1,15 @@
-//! A sandbox from a file: of a guest, or of a snapshot in a guest's place.
+//! Sandboxes and processes from files: of a guest or program, or of a snapshot in its place.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use glowbox::{Guest, Sandbox, Snapshot};
+use glowbox::{Builder, Guest, Process, Sandbox, Snapshot};
 use glowbox_core::snapshot_file::Header;
 
 use crate::failure::{Failure, Status};
-use crate::options::{self, Limits};
+use crate::grants::Grants;
+use crate::options::{self, Limits, Timeout};
 
 /// Whether a file is meant to be a snapshot.
 pub(crate) fn is_snapshot(path: &Path) -> Result<bool, Failure> {
@@ -23,20 +24,74 @@ pub(crate) fn is_snapshot(path: &Path) -> Result<bool, Failure> {
         return Err(Failure::new(Status::NotRunnable, text));
     }
     let mut beginning = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(64).read_to_end(&mut beginning))
-        .map_err(failed)?;
+    File::open(path).and_then(|file| file.take(64).read_to_end(&mut beginning)).map_err(failed)?;
     Ok(Header::is_snapshot(&beginning))
 }
 
-/// Makes a sandbox of a guest or a snapshot.
-pub(crate) fn sandbox(path: &Path, limits: &Limits) -> Result<Sandbox, Failure> {
-    if is_snapshot(path)? { from_snapshot(path, limits) } else { from_guest(path, limits) }
+/// What a file turned out to be.
+pub(crate) enum Opened {
+    /// A guest whose functions can be called.
+    Functions(Sandbox),
+    /// A program that can be run.
+    Program(Process),
 }
 
-fn from_guest(path: &Path, limits: &Limits) -> Result<Sandbox, Failure> {
+/// A guest whose functions are to be called.
+pub(crate) fn sandbox(
+    path: &Path,
+    limits: &Limits,
+    grants: &Grants,
+    message_size: Option<u64>,
+) -> Result<Sandbox, Failure> {
+    if is_snapshot(path)? {
+        return spawned(path, &load(path, limits, grants, message_size)?, grants);
+    }
     let guest = Guest::from_file(path)?;
     check_imports(&guest)?;
+    Ok(builder(limits, grants, message_size).build(&guest)?)
+}
+
+/// Whatever the file is.
+pub(crate) fn open(
+    path: &Path,
+    limits: &Limits,
+    grants: &Grants,
+    message_size: Option<u64>,
+) -> Result<Opened, Failure> {
+    if is_snapshot(path)? {
+        let snapshot = load(path, limits, grants, message_size)?;
+        if snapshot.guest().is_program() {
+            return Ok(Opened::Program(grants.spawner(snapshot.spawner()).load()?));
+        }
+        return Ok(Opened::Functions(spawned(path, &snapshot, grants)?));
+    }
+    let guest = Guest::from_file(path)?;
+    check_imports(&guest)?;
+    let builder = builder(limits, grants, message_size);
+    Ok(match guest.is_program() {
+        true => Opened::Program(builder.load(&guest)?),
+        false => Opened::Functions(builder.build(&guest)?),
+    })
+}
+
+fn spawned(path: &Path, snapshot: &Snapshot, grants: &Grants) -> Result<Sandbox, Failure> {
+    if let Some(option) = grants.fixed_in_snapshots(true) {
+        return Err(fixed(path, option));
+    }
+    check_imports(snapshot.guest())?;
+    Ok(snapshot.spawner().spawn()?)
+}
+
+/// The failure for an option that comes too late.
+fn fixed(path: &Path, option: &str) -> Failure {
+    Failure::usage(format!(
+        "`{}` is a snapshot, in which that is fixed already; give {option} to `glowbox snapshot`",
+        path.display()
+    ))
+}
+
+/// What a guest or a program is made with.
+pub(crate) fn builder(limits: &Limits, grants: &Grants, message_size: Option<u64>) -> Builder {
     let level = limits.log.library();
     let mut builder = Sandbox::builder().log_level(level).log_sink(options::show);
     if let Some(bytes) = limits.memory {
@@ -45,26 +100,32 @@ fn from_guest(path: &Path, limits: &Limits) -> Result<Sandbox, Failure> {
     if let Some(bytes) = limits.stack {
         builder = builder.stack_size(bytes);
     }
-    if let Some(bytes) = limits.message_size {
+    if let Some(bytes) = message_size {
         builder = builder.message_size(bytes);
     }
     if let Some(seed) = limits.seed {
         builder = builder.deterministic(seed);
     }
-    builder = match limits.timeout.0 {
-        Some(time) => builder.deadline(time),
-        None => builder.no_deadline(),
+    builder = match limits.timeout {
+        Some(Timeout(Some(time))) => builder.deadline(time),
+        Some(Timeout(None)) => builder.no_deadline(),
+        None => builder,
     };
-    Ok(builder.build(&guest)?)
+    grants.builder(builder)
 }
 
-fn from_snapshot(path: &Path, limits: &Limits) -> Result<Sandbox, Failure> {
+/// Loads a snapshot.
+pub(crate) fn load(
+    path: &Path,
+    limits: &Limits,
+    grants: &Grants,
+    message_size: Option<u64>,
+) -> Result<Snapshot, Failure> {
     if limits.seed.is_some() {
-        return Err(Failure::usage(format!(
-            "`{}` is a snapshot, in which the seed is fixed already; give --seed to \
-             `glowbox snapshot`",
-            path.display()
-        )));
+        return Err(fixed(path, "--seed"));
+    }
+    if let Some(option) = grants.fixed_in_snapshots(false) {
+        return Err(fixed(path, option));
     }
     let most = limits.log.library();
     let mut loader = Snapshot::loader().log_sink(move |record| {
@@ -78,16 +139,15 @@ fn from_snapshot(path: &Path, limits: &Limits) -> Result<Sandbox, Failure> {
     if let Some(bytes) = limits.stack {
         loader = loader.stack_size(bytes);
     }
-    if let Some(bytes) = limits.message_size {
+    if let Some(bytes) = message_size {
         loader = loader.message_size(bytes);
     }
-    loader = match limits.timeout.0 {
-        Some(time) => loader.deadline(time),
-        None => loader.no_deadline(),
+    loader = match limits.timeout {
+        Some(Timeout(Some(time))) => loader.deadline(time),
+        Some(Timeout(None)) => loader.no_deadline(),
+        None => loader,
     };
-    let snapshot = loader.load(path)?;
-    check_imports(snapshot.guest())?;
-    Ok(snapshot.spawn()?)
+    Ok(grants.loader(loader).load(path)?)
 }
 
 /// Refuses a guest that needs what a command can't have.

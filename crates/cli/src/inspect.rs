@@ -242,7 +242,8 @@ fn describe(path: &Path) -> Result<Report, Failure> {
 impl Report {
     fn add_snapshot(&mut self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let invalid = |problem: String| {
-            let text = format!("`{}` is a snapshot that can't be loaded: {problem}", path.display());
+            let text =
+                format!("`{}` is a snapshot that can't be loaded: {problem}", path.display());
             Failure::new(Status::NotRunnable, text)
         };
         let header = Header::parse(bytes, bytes.len() as u64);
@@ -276,10 +277,14 @@ impl Report {
     fn add_file(&mut self, path: &Path, bytes: Arc<[u8]>) -> Result<(), Failure> {
         match Program::parse(Arc::clone(&bytes)) {
             Ok(program) => {
-                let layout = Layout::new(&program, Limits::DEFAULT, 0).map_err(|error| {
+                let limits = Limits::default_for(&program);
+                let layout = Layout::new(&program, limits, 0).map_err(|error| {
                     Failure::new(Status::Glowbox, format!("`{}`: {error}", path.display()))
                 })?;
                 self.memory = Some(Memory::of(&layout, program.is_relocatable()));
+                if !program.is_library() {
+                    self.kind = Kind::StaticProgram;
+                }
                 self.add_program(&program);
             }
             Err(error) => {
@@ -292,7 +297,7 @@ impl Report {
                     found if found.loader.is_some() => Kind::DynamicProgram,
                     _ => Kind::StaticProgram,
                 };
-                self.problem = (self.kind != Kind::StaticProgram).then(|| error.to_string());
+                self.problem = Some(error.to_string());
                 self.program = Some(found);
             }
         }
@@ -300,8 +305,10 @@ impl Report {
     }
 
     fn add_program(&mut self, program: &Program) {
-        self.functions = Some(Function::sorted(program.exports()));
-        self.imports = Some(Function::sorted(program.imports()));
+        if program.is_library() {
+            self.functions = Some(Function::sorted(program.exports()));
+            self.imports = Some(Function::sorted(program.imports()));
+        }
         self.program = Some(program::Report::of(program));
     }
 }

@@ -1,8 +1,9 @@
 //! Ctrl-C.
 //!
 //! The first one stops the guest, so that the command ends in its usual way: with statistics, with
-//! status 130, and with nothing left behind. Where nothing runs that could be stopped, and at the second
-//! one, the command ends at once. A command that was started with the signal ignored, as in the
+//! status 130, and with nothing left behind. If that takes longer than two seconds, because it is not
+//! the guest that hangs, the command ends all the same; where nothing runs that could be stopped, it
+//! ends at once. While a file is being written it takes a second one. A command that was started with the signal ignored, as in the
 //! background of a script, goes on ignoring it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,9 @@ static CAUGHT: AtomicBool = AtomicBool::new(false);
 /// How often a call is tried to be stopped, a millisecond apart: it may be about to begin.
 const TRIES: u32 = 100;
 
+/// How long the command may take to end by itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Catches the signal from now on.
 pub(crate) fn catch() {
     // The one error that comes is that the signal is ignored, and then it stays so.
@@ -44,7 +48,9 @@ pub(crate) fn catch() {
         };
         for _ in 0..TRIES {
             if handle.interrupt() {
-                return;
+                // The command ends by itself now, unless the host's side of the call is what hangs.
+                std::thread::sleep(PATIENCE);
+                break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }

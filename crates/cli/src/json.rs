@@ -133,10 +133,7 @@ impl Type {
 
     /// Whether a map with such keys is a JSON object.
     fn is_key(&self) -> bool {
-        matches!(
-            self,
-            Type::Bool | Type::Char | Type::Text | Type::Integer(_) | Type::NonZero(_)
-        )
+        matches!(self, Type::Bool | Type::Char | Type::Text | Type::Integer(_) | Type::NonZero(_))
     }
 }
 

@@ -10,6 +10,7 @@
 mod call;
 mod doctor;
 mod failure;
+mod grants;
 mod guest;
 mod inspect;
 mod interrupt;
@@ -17,6 +18,7 @@ mod json;
 mod new;
 mod options;
 mod output;
+mod run;
 mod snapshot;
 
 use std::process::ExitCode;
@@ -29,7 +31,7 @@ use failure::{Failure, Status};
 /// How the command ends, for `--help`.
 const STATUSES: &str = "\
 Exit status:
-  0        it worked
+  0        it worked; `run`: the program's own status, whatever it is
   1        the guest function returned an error; `doctor`: guests can't run here
   124      it took longer than --timeout
   125      a mistake in the command line, or an error of Glowbox itself
@@ -49,6 +51,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Run(run::Options),
     Call(call::Options),
     Inspect(inspect::Options),
     Snapshot(snapshot::Options),
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.verb {
+        Verb::Run(options) => run::run(&options),
         Verb::Call(options) => call::run(&options),
         Verb::Inspect(options) => inspect::run(&options),
         Verb::Snapshot(options) => snapshot::run(&options),

@@ -171,7 +171,8 @@ mod tests {
         for good in ["app", "my-app", "a1_b", "some/where/App"] {
             assert!(name(Path::new(good)).is_ok(), "{good}");
         }
-        for bad in ["", "/", "..", "1a", "-a", "a b", "ä", "a.b", "fn", "self", "test", "glowbox"] {
+        for bad in ["", "/", "..", "1a", "-a", "a b", "ä", "a.b", "fn", "self", "test", "glowbox"]
+        {
             assert!(name(Path::new(bad)).is_err(), "{bad}");
         }
         assert!(name(Path::new(&"a".repeat(65))).is_err());
@@ -185,10 +186,7 @@ mod tests {
             r#"glowbox = { path = "/a \"b\"\\/crates/glowbox" }"#
         );
         let url = "https://example.org/glowbox".to_string();
-        assert_eq!(
-            line(Origin::Git(url)),
-            "glowbox = { git = \"https://example.org/glowbox\" }"
-        );
+        assert_eq!(line(Origin::Git(url)), "glowbox = { git = \"https://example.org/glowbox\" }");
         assert_eq!(line(Origin::Released), "glowbox = \"0.1.0\"");
     }
 

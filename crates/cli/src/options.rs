@@ -16,12 +16,10 @@ pub(crate) struct Limits {
     /// The guest's stack, such as 8M
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) stack: Option<u64>,
-    /// Most bytes of all arguments, or of a result, encoded
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub(crate) message_size: Option<u64>,
-    /// Time that the start-up and each call may take, such as 500ms, 10s or 2m; `none` for any
-    #[arg(long, value_name = "DURATION", value_parser = timeout, default_value = "10s")]
-    pub(crate) timeout: Timeout,
+    /// Time that it may take, such as 500ms, 10s or 2m; `none` for any, which is what `run` allows unless
+    /// told otherwise. Elsewhere it is for the start-up and for each call, and 10s unless told otherwise
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    pub(crate) timeout: Option<Timeout>,
     /// Makes the guest's random numbers and its addresses follow from this number
     #[arg(long, value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,
@@ -72,7 +70,7 @@ pub(crate) fn show(record: &LogRecord<'_>) {
         LogLevel::Trace => ("trace", Style::Heading),
     };
     let origin = match &*record.target {
-        "print" => String::new(),
+        "print" | "stdout" | "stderr" => String::new(),
         target => format!(" {} {}:", style.paint(level, &stderr), Escaped(target)),
     };
     // A text that was printed ends its own line.
@@ -90,7 +88,8 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         Some(b'G') => (&number[..number.len() - 1], 30),
         _ => (number, 0),
     };
-    let number: u64 = number.parse().map_err(|_| "expected a size such as 4096, 512K, 64M or 2G")?;
+    let number: u64 =
+        number.parse().map_err(|_| "expected a size such as 4096, 512K, 64M or 2G")?;
     number.checked_mul(1 << shift).ok_or_else(|| "that is too large".into())
 }
 
@@ -147,7 +146,18 @@ mod tests {
         assert_eq!(millis("1.5"), Ok(Some(1500)));
         assert_eq!(millis("2m"), Ok(Some(120_000)));
         assert_eq!(millis("none"), Ok(None));
-        for text in ["", "0", "0ms", "ms", "-1s", "10 s", "1e3", "5 parsecs", "1.2.3s", "99999999999999999999h"] {
+        for text in [
+            "",
+            "0",
+            "0ms",
+            "ms",
+            "-1s",
+            "10 s",
+            "1e3",
+            "5 parsecs",
+            "1.2.3s",
+            "99999999999999999999h",
+        ] {
             assert!(timeout(text).is_err(), "{text}");
         }
     }

@@ -6,8 +6,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use glowbox_core::escape::misleads;
 pub(crate) use glowbox_core::escape::Escaped;
+use glowbox_core::escape::misleads;
 use serde::Serialize;
 
 use crate::failure::{Failure, Status};

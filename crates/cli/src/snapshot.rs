@@ -8,17 +8,25 @@ use serde::de::IgnoredAny;
 
 use crate::call::call;
 use crate::failure::{Failure, Status};
-use crate::options::Limits;
-use crate::{guest, interrupt};
+use crate::grants::Grants;
+use crate::guest::{self, Opened};
+use crate::interrupt;
+use crate::options::{Limits, size};
 
 /// Starts a guest, warms it up, and saves it as a snapshot.
 ///
+/// Of an ordinary program it is the moment before its first instruction.
 /// The snapshot can be given wherever a guest can. It holds the guest's program and all that the
 /// guest has in memory, and replaces a file of that name when it is complete.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     limits: Limits,
+    #[command(flatten)]
+    grants: Grants,
+    /// Most bytes of all arguments of a call, or of a result, encoded
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    message_size: Option<u64>,
     /// Where to save the snapshot
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -33,11 +41,27 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     interrupt::catch();
     let calls = options.warm.iter().map(|text| split(text)).collect::<Result<Vec<_>, _>>()?;
-    let mut sandbox = guest::sandbox(&options.guest, &options.limits)?;
-    for (function, arguments) in calls {
-        call(&mut sandbox, function, &arguments)?;
-    }
-    let snapshot = sandbox.snapshot()?;
+    let snapshot = match guest::open(
+        &options.guest,
+        &options.limits,
+        &options.grants,
+        options.message_size,
+    )? {
+        Opened::Functions(mut sandbox) => {
+            for (function, arguments) in calls {
+                call(&mut sandbox, function, &arguments)?;
+            }
+            sandbox.snapshot()?
+        }
+        Opened::Program(_) if !calls.is_empty() => {
+            let text = format!(
+                "`{}` is a program, which has no functions for --warm to call",
+                options.guest.display()
+            );
+            return Err(Failure::usage(text));
+        }
+        Opened::Program(mut process) => process.snapshot()?,
+    };
     interrupt::finishing(|| {
         // It is no guest that can't be found or read.
         let saved = snapshot.save(&options.output);

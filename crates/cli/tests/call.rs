@@ -27,13 +27,19 @@ fn values_of_every_kind_go_there_and_come_back() {
         (&["integers", integers], integers),
         (&["floats", "0.1", "1e300"], "[0.1,1e300]"),
         (&["floats", "\"-Infinity\"", "\"NaN\""], r#"["-Infinity","NaN"]"#),
-        (&["nested", r#"{"b": [null, [true, "ß"]], "a": []}"#], r#"{"a":[],"b":[null,[true,"ß"]]}"#),
+        (
+            &["nested", r#"{"b": [null, [true, "ß"]], "a": []}"#],
+            r#"{"a":[],"b":[null,[true,"ß"]]}"#,
+        ),
         (&["echo", "[0, 255, 7]"], "[0,255,7]"),
         (
             &["others", r#"{"7": [1, -1]}"#, "[[[1, 2], null]]", r#"["b", "a"]"#],
             r#"[{"7":[1,-1]},[[[1,2],null]],["a","b"]]"#,
         ),
-        (&["outcome", r#"{"Err": "no"}"#, r#"{"secs": 1, "nanos": 5}"#], r#"[{"secs":1,"nanos":5},null]"#),
+        (
+            &["outcome", r#"{"Err": "no"}"#, r#"{"secs": 1, "nanos": 5}"#],
+            r#"[{"secs":1,"nanos":5},null]"#,
+        ),
         (&["divide", "7", "2"], "3"),
     ] {
         assert_eq!(call(arguments).worked(), format!("{result}\n"), "{arguments:?}");
@@ -60,7 +66,8 @@ fn arguments_may_stand_in_files_and_come_from_standard_input() {
     child.stdin.take().unwrap().write_all(b"\n \"pipe\" \n").unwrap();
     let ended = Ended::of(child.wait_with_output().unwrap());
     assert_eq!(ended.worked(), "\"Hello, pipe!\"\n");
-    call(&["greet", "@/nonexistent"]).failed(125, &["`@/nonexistent` can't be read", "No such file"]);
+    call(&["greet", "@/nonexistent"])
+        .failed(125, &["`@/nonexistent` can't be read", "No such file"]);
 }
 
 #[test]
@@ -77,7 +84,8 @@ fn what_is_no_json_or_of_another_type_is_refused_with_the_parameter() {
         return;
     }
     call(&["add", "1", "two"]).failed(125, &["argument 2 of `add`, `b: i32`: expected", "column"]);
-    call(&["add", "1", "\"2\""]).failed(125, &["`b: i32`", "invalid type: string \"2\", expected i32"]);
+    call(&["add", "1", "\"2\""])
+        .failed(125, &["`b: i32`", "invalid type: string \"2\", expected i32"]);
     call(&["add", "1", "4294967296"]).failed(125, &["invalid value: integer `4294967296`"]);
     call(&["add", "1"]).failed(125, &["`add(a: i32, b: i32) -> i32` takes 2 arguments, not 1"]);
     call(&["nothing", "1"]).failed(125, &["`nothing()` takes no argument, not 1"]);
@@ -98,7 +106,8 @@ fn a_type_that_only_has_a_name_is_refused_by_that_name() {
         return;
     }
     let order = r#"{"item": "tea", "count": 1}"#;
-    call(&["total", order]).failed(125, &["`order: Order`, can't be given", "glowbox::Sandbox::call"]);
+    call(&["total", order])
+        .failed(125, &["`order: Order`, can't be given", "glowbox::Sandbox::call"]);
     call(&["make", "\"tea\""]).failed(125, &["the result of `make`, `Order`, can't be shown"]);
 }
 
@@ -153,7 +162,8 @@ guest: debug command: \u{1b}[2Ja\nglowbox: b\u{202e}c
     let last = &error[expected.len()..];
     assert!(last.lines().skip(1).all(|line| line.starts_with("  ")), "{last}");
     assert!(!error.contains('\x1b') && !error.contains('\u{202e}'));
-    let levels = |level| call(&["--log", level, "say", "\"x\""]).failed(1, &[]).matches("guest: ").count();
+    let levels =
+        |level| call(&["--log", level, "say", "\"x\""]).failed(1, &[]).matches("guest: ").count();
     assert_eq!([levels("off"), levels("warn"), levels("info"), levels("trace")], [0, 1, 2, 3]);
 }
 

@@ -25,7 +25,14 @@ fn it_says_whether_guests_run_and_its_status_says_the_same() {
     assert_eq!(report["guests_can_run"].as_bool(), Some(ended.status == Some(0)));
     assert_eq!(ended.err, "");
     assert_eq!(mark(&report, "a guest") == "fail", ended.status == Some(1));
-    for subject in ["Linux", "finding written pages", "vm.max_map_count", "open files", "fsgsbase", "virtualisation"] {
+    for subject in [
+        "Linux",
+        "finding written pages",
+        "vm.max_map_count",
+        "open files",
+        "fsgsbase",
+        "virtualisation",
+    ] {
         assert_ne!(mark(&report, subject), "fail");
     }
     // What is not well has a word on what to do, in the text too.
@@ -40,7 +47,8 @@ fn it_says_whether_guests_run_and_its_status_says_the_same() {
             None => assert!(is_well || subject == "a guest" || subject == "/dev/kvm", "{finding}"),
         }
     }
-    let verdict = if ended.status == Some(0) { "Guests can run here." } else { "Guests can't run here" };
+    let verdict =
+        if ended.status == Some(0) { "Guests can run here." } else { "Guests can't run here" };
     assert!(text.contains(verdict), "{text}");
 }
 
@@ -51,7 +59,8 @@ fn with_mounts(setup: &str, arguments: &str) -> Option<Ended> {
     }
     let script = format!("{setup} || exit 99; exec {GLOWBOX} {arguments}");
     let ended = run(Command::new("unshare").args(["-m", "sh", "-c", &script]));
-    if matches!(ended.status, Some(99) | Some(1) if ended.err.contains("unshare") || ended.status == Some(99)) {
+    if matches!(ended.status, Some(99) | Some(1) if ended.err.contains("unshare") || ended.status == Some(99))
+    {
         eprintln!("left out: no mounts of its own: {}", ended.err);
         return None;
     }

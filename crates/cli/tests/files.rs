@@ -5,11 +5,17 @@ mod support;
 use std::process::Command;
 
 use glowbox_testguest::GuestFile;
-use support::{GLOWBOX, as_nobody, file, folder, for_everybody, glowbox, guest, has_kvm, is_root, run};
+use support::{
+    GLOWBOX, as_nobody, file, folder, for_everybody, glowbox, guest, has_kvm, is_root, program, run,
+};
 
 /// What each such verb is called with, the file in place of `FILE`.
-const VERBS: [&[&str]; 3] =
-    [&["call", "FILE", "add", "1", "2"], &["snapshot", "FILE", "-o", "/dev/null/x"], &["inspect", "FILE"]];
+const VERBS: [&[&str]; 4] = [
+    &["run", "FILE"],
+    &["call", "FILE", "add", "1", "2"],
+    &["snapshot", "FILE", "-o", "/dev/null/x"],
+    &["inspect", "FILE"],
+];
 
 fn each_fails(path: &str, status: i32, words: &[&str]) {
     for verb in VERBS {
@@ -20,7 +26,11 @@ fn each_fails(path: &str, status: i32, words: &[&str]) {
 
 #[test]
 fn a_file_that_is_not_there_is_status_127() {
-    each_fails("/nonexistent/guest.elf", 127, &["`/nonexistent/guest.elf` can't be read", "No such file"]);
+    each_fails(
+        "/nonexistent/guest.elf",
+        127,
+        &["`/nonexistent/guest.elf` can't be read", "No such file"],
+    );
 }
 
 #[test]
@@ -36,7 +46,9 @@ fn a_folder_a_pipe_and_a_device_are_status_126() {
 #[test]
 fn what_is_no_elf_file_is_status_126() {
     let folder = folder();
-    for (name, bytes) in [("empty", &b""[..]), ("text", b"#!/bin/sh\n"), ("stub", b"\x7fELF\x02\x01\x01")] {
+    for (name, bytes) in
+        [("empty", &b""[..]), ("text", b"#!/bin/sh\n"), ("stub", b"\x7fELF\x02\x01\x01")]
+    {
         let path = file(&folder, name, bytes);
         let words = if name == "stub" { "truncated" } else { "not an ELF file" };
         each_fails(path.to_str().unwrap(), 126, &[name, words]);
@@ -49,18 +61,20 @@ fn what_is_no_elf_file_is_status_126() {
 
 #[test]
 fn a_dynamically_linked_program_is_refused_with_what_to_do() {
-    for verb in &VERBS[..2] {
+    for verb in &VERBS[..3] {
         let arguments = verb.iter().map(|word| if *word == "FILE" { GLOWBOX } else { word });
         glowbox(arguments).failed(126, &["dynamic loader", "-static-pie"]);
     }
 }
 
 #[test]
-fn a_program_that_is_no_guest_is_refused_with_what_to_do() {
-    let folder = folder();
-    let program = GuestFile { exports: None, imports: None, ..GuestFile::of_code(&[0xf4]) };
-    let path = file(&folder, "program", &program.to_bytes());
-    glowbox(["call", path.to_str().unwrap(), "add"]).failed(126, &["not built against the glowbox-guest"]);
+fn a_program_without_functions_is_refused_by_call_and_a_guest_with_some_by_run() {
+    glowbox(["call", program("shelled"), "add"])
+        .failed(126, &["no functions to be called: run it, with `glowbox run`"]);
+    if has_kvm() {
+        glowbox(["run", guest("command")]).failed(126, &["call them, with `glowbox call`"]);
+        glowbox(["run", program("hello-std")]).failed(126, &["call them, with `glowbox call`"]);
+    }
 }
 
 #[test]
@@ -112,7 +126,9 @@ fn names_in_a_hostile_file_do_not_reach_the_terminal() {
     hostile.exports.as_mut().unwrap().push(Record::function(name, "()"));
     let path = file(&folder, "twice", &hostile.to_bytes());
     for verb in ["call", "inspect"] {
-        let ended = glowbox([verb, path.to_str().unwrap()].into_iter().chain((verb == "call").then_some("x")));
+        let ended = glowbox(
+            [verb, path.to_str().unwrap()].into_iter().chain((verb == "call").then_some("x")),
+        );
         let text = ended.out + &ended.err;
         assert!(text.contains("there twice") && text.contains(r"evil\u{202e}"), "{text}");
         assert!(!text.contains('\u{202e}'), "{text}");

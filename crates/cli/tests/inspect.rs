@@ -4,7 +4,7 @@ mod support;
 
 use glowbox_testguest::GuestFile;
 use serde_json::Value;
-use support::{GLOWBOX, file, folder, glowbox, guest, has_kvm};
+use support::{GLOWBOX, file, folder, glowbox, guest, has_kvm, program};
 
 fn json(path: &str) -> Value {
     serde_json::from_str(&glowbox(["inspect", "--json", path]).worked()).unwrap()
@@ -33,7 +33,8 @@ fn a_guest_is_shown_with_its_functions_segments_and_memory() {
     assert_eq!(greet["parameters"][0]["type"], "String");
     assert_eq!(json["imports"][0]["name"], "weekday");
     let segments = json["segments"].as_array().unwrap();
-    let protections: Vec<_> = segments.iter().map(|of| of["protection"].as_str().unwrap()).collect();
+    let protections: Vec<_> =
+        segments.iter().map(|of| of["protection"].as_str().unwrap()).collect();
     assert!(protections.contains(&"r-x") && protections.contains(&"rw-"), "{protections:?}");
     let regions = json["memory"]["regions"].as_array().unwrap();
     let heap = regions.iter().find(|region| region["name"] == "heap").unwrap();
@@ -45,7 +46,12 @@ fn a_guest_is_shown_with_its_functions_segments_and_memory() {
 #[test]
 fn a_dynamically_linked_program_is_shown_with_what_to_do() {
     let text = glowbox(["inspect", GLOWBOX]).worked();
-    for part in ["a dynamically linked Linux program", "can't be run:", "-static-pie", "wants the dynamic loader /"] {
+    for part in [
+        "a dynamically linked Linux program",
+        "can't be run:",
+        "-static-pie",
+        "wants the dynamic loader /",
+    ] {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
     let json = json(GLOWBOX);
@@ -55,16 +61,29 @@ fn a_dynamically_linked_program_is_shown_with_what_to_do() {
 }
 
 #[test]
-fn a_static_program_is_shown_without_functions() {
-    let folder = folder();
-    let program = GuestFile { exports: None, imports: None, ..GuestFile::of_code(&[0xf4]) };
-    let path = file(&folder, "program", &program.to_bytes());
-    let path = path.to_str().unwrap();
+fn a_static_program_is_shown_with_what_to_do_and_without_functions() {
+    let path = program("shelled");
     let text = glowbox(["inspect", path]).worked();
-    assert!(text.contains("a static Linux program") && !text.contains("functions:"), "{text}");
+    for part in [
+        "a static Linux program",
+        "Run it with `glowbox run`",
+        "has thread-local storage",
+        "8 MiB  rw-  3    stack",
+    ] {
+        assert!(text.contains(part), "no `{part}` in {text}");
+    }
+    assert!(!text.contains("functions:") && !text.contains("can't be run"), "{text}");
     let json = json(path);
     assert_eq!((&json["kind"], &json["functions"]), (&Value::from("static_program"), &Value::Null));
-    assert_eq!(json["segments"][0]["protection"], "r-x");
+    let protections = json["segments"].as_array().unwrap().iter().map(|of| &of["protection"]);
+    assert!(protections.clone().any(|of| of == "r-x") && protections.clone().any(|of| of == "rw-"));
+}
+
+#[test]
+fn a_guest_with_the_standard_library_is_a_guest() {
+    let json = json(program("hello-std"));
+    assert_eq!((&json["kind"], &json["problem"]), (&Value::from("guest"), &Value::Null));
+    assert_eq!(json["functions"][0]["signature"], "(name: String) -> String");
 }
 
 #[test]
@@ -90,7 +109,14 @@ fn a_snapshot_is_shown_with_its_headers_and_where_its_guest_stands() {
     let options = ["--seed", "7", "--memory", "1M", "-o", path, guest("command")];
     glowbox([&["snapshot"][..], &options].concat()).worked();
     let text = glowbox(["inspect", path]).worked();
-    for part in ["a snapshot", "of guest    command", "memory image", "intact", "from the seed 7", "add(a: i32"] {
+    for part in [
+        "a snapshot",
+        "of guest    command",
+        "memory image",
+        "intact",
+        "from the seed 7",
+        "add(a: i32",
+    ] {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
     let json = json(path);
@@ -125,7 +151,9 @@ fn a_damaged_snapshot_is_told_by_the_part_that_is() {
     std::fs::write(path, &bytes).unwrap();
     let json = json(path);
     assert_eq!(json["snapshot"]["image_intact"], false);
-    assert!(json["problem"].as_str().unwrap().contains("`memory image` does not match its checksum"));
+    assert!(
+        json["problem"].as_str().unwrap().contains("`memory image` does not match its checksum")
+    );
     glowbox(["call", path, "nothing"]).failed(126, &["`memory image` does not match its checksum"]);
     for (at, part) in [(20, "header"), (5000, "")] {
         let mut bytes = whole.clone();

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use support::{Ended, folder, guest, has_kvm, interrupt, names, start};
+use support::{Ended, folder, guest, has_kvm, interrupt, names, program, start};
 
 /// Waits until the guest says that it spins; gives what follows on standard error.
 fn wait_until_it_spins(child: &mut Child) -> BufReader<std::process::ChildStderr> {
@@ -89,4 +89,28 @@ fn where_no_guest_runs_yet_it_ends_at_once() {
     let ended = ends(child, Instant::now());
     assert_eq!((ended.status, ended.out.as_str(), ended.err.as_str()), (Some(130), "", ""));
     drop(input);
+}
+
+#[test]
+fn a_program_is_stopped_whether_it_computes_sleeps_or_waits_for_input() {
+    if !has_kvm() {
+        return;
+    }
+    for (verb, said) in [("spin", "spinning\n"), ("sleep", "sleeping\n"), ("upper", "")] {
+        let mut child = start(["run", "--clock", "real", program("shelled"), verb]);
+        let input = child.stdin.take();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        if said.is_empty() {
+            // It says nothing: it should be waiting by now, and if not yet, is stopped all the same.
+            std::thread::sleep(Duration::from_millis(500));
+        } else {
+            out.read_line(&mut line).unwrap();
+        }
+        assert_eq!(line, said);
+        interrupt(&child);
+        let ended = ends(child, Instant::now());
+        assert_eq!((ended.status, ended.err.as_str()), (Some(130), ""), "{verb}");
+        drop(input);
+    }
 }

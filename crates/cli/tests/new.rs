@@ -80,7 +80,10 @@ fn glowbox_may_come_from_elsewhere() {
     let line = format!("glowbox = {{ path = \"{}/crates/glowbox\" }}", path.display());
     assert!(manifest("here/Cargo.toml").contains(&line));
     let guest = manifest("git/guest/Cargo.toml");
-    assert!(guest.contains("glowbox-guest = { git = \"https://example.org/glowbox.git\" }"), "{guest}");
+    assert!(
+        guest.contains("glowbox-guest = { git = \"https://example.org/glowbox.git\" }"),
+        "{guest}"
+    );
     new(&folder, &["other", "--glowbox", "/tmp"]).failed(125, &["neither a checkout of Glowbox"]);
     assert_eq!(names(folder.path()), ["git", "here"]);
 }

@@ -10,7 +10,9 @@ use support::{GLOWBOX, glowbox, run};
 fn completions_know_every_verb_and_are_proper_scripts() {
     for shell in ["bash", "zsh", "fish"] {
         let script = glowbox(["completions", shell]).worked();
-        for word in ["call", "inspect", "snapshot", "new", "doctor", "completions", "memory", "timeout"] {
+        for word in
+            ["call", "inspect", "snapshot", "new", "doctor", "completions", "memory", "timeout"]
+        {
             assert!(script.contains(word), "no {word} in {shell}'s");
         }
     }

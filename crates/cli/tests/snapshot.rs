@@ -69,11 +69,13 @@ fn how_much_a_snapshots_guest_may_have_is_the_callers_to_say() {
     let path = folder.path().join("large");
     let path = path.to_str().unwrap();
     snapshot(path, &["--memory", "128M", "--stack", "2M"]).worked();
-    glowbox(["call", path, "nothing"]).failed(126, &["`heap limit`", "134217728 bytes", "with --memory"]);
+    glowbox(["call", path, "nothing"])
+        .failed(126, &["`heap limit`", "134217728 bytes", "with --memory"]);
     let options = ["call", "--memory", "128M", "--stack", "2M"];
     let call = |rest: &[&str]| glowbox([&options[..], rest].concat());
     assert_eq!(call(&[path, "allocate", "100000000"]).worked(), "100000000\n");
-    call(&["--seed", "1", path, "nothing"]).failed(125, &["seed is fixed already"]);
+    call(&["--seed", "1", path, "nothing"])
+        .failed(125, &["is fixed already; give --seed to `glowbox snapshot`"]);
 }
 
 #[test]

@@ -106,6 +106,19 @@ impl Limits {
     /// What a guest gets unless its host says otherwise.
     pub const DEFAULT: Limits =
         Limits { heap: 64 << 20, stack: 1 << 20, incoming: 16 << 20, outgoing: 16 << 20 };
+
+    /// What this program gets unless its host says otherwise: a Linux program has a larger stack, and
+    /// one that is no library takes no messages.
+    pub fn default_for(program: &Program) -> Limits {
+        let mut limits = Limits::DEFAULT;
+        if program.personality() == Personality::Linux {
+            limits.stack = 8 << 20;
+        }
+        if !program.is_library() {
+            (limits.incoming, limits.outgoing) = (Limits::MIN.incoming, Limits::MIN.outgoing);
+        }
+        limits
+    }
 }
 
 /// A limit that can't be.

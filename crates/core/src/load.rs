@@ -216,9 +216,11 @@ fn initial_stack(program: &Program, layout: &Layout, start: &Start<'_>, memory: 
         let at = index(base + (address - stack.start.0));
         memory[at..at + bytes.len()].copy_from_slice(bytes);
     };
-    // Strings and random bytes first, at the very top, each string with a zero behind it.
+    // Strings and random bytes first, at the very top, each string with a zero behind it. Of an earlier
+    // start there may be other bytes.
     let mut next = stack.end().0 - 8;
     let mut text = |bytes: &[u8]| {
+        write(next - 1, &[0]);
         next -= bytes.len() as u64 + 1;
         write(next, bytes);
         next
@@ -258,4 +260,39 @@ fn auxiliary(program: &Program, layout: &Layout) -> Vec<[u64; 2]> {
     entries.extend([aux::UID, aux::EUID, aux::GID, aux::EGID].map(|kind| [kind, USER]));
     entries.push([aux::MINSIGSTKSZ, MIN_SIGNAL_STACK]);
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::tests::{SMALL, program};
+    use crate::layout::Limits;
+
+    #[test]
+    fn what_an_earlier_start_has_left_on_the_stack_is_no_part_of_a_text() {
+        let limits = Limits { heap: 16 << 10, incoming: 4096, outgoing: 4096, ..Limits::DEFAULT };
+        let program = program(&SMALL);
+        let layout = Layout::new(&program, limits, 7).unwrap();
+        let mut memory = vec![0xff; index(layout.size())];
+        let (arguments, environment) = (vec![b"exit".to_vec(), b"7".to_vec()], vec![b"A=".to_vec()]);
+        let start = Start {
+            name: b"program",
+            arguments: &arguments,
+            environment: &environment,
+            random: [1; 16],
+            entropy: Entropy::default(),
+            log_level: 0,
+            log_text_limit: 1,
+        };
+        let Entry { rsp, .. } = stack(&program, &layout, &start, &mut memory);
+        let at = |address: u64| index(layout.translate(address).unwrap().0);
+        let word = |number: u64| {
+            let at = at(rsp.0 + 8 * number);
+            u64::from_le_bytes(*memory[at..].first_chunk().unwrap())
+        };
+        let text = |address: u64| memory[at(address)..].split(|byte| *byte == 0).next().unwrap();
+        assert_eq!(word(0), 3);
+        assert_eq!([1, 2, 3].map(|number| text(word(number))), [&b"program"[..], b"exit", b"7"]);
+        assert_eq!((word(4), text(word(5)), word(6)), (0, &b"A="[..], 0));
+    }
 }

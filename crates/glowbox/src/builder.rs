@@ -19,8 +19,6 @@ use crate::randomness::Randomness;
 use crate::setup::SetupOptions;
 use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Process, Sandbox};
 
-/// Default size of a Linux program's first stack.
-const DEFAULT_LINUX_STACK: u64 = 8 << 20;
 /// Default deadline of a call.
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest text of a log record that can be asked for.
@@ -395,7 +393,7 @@ impl Builder {
             log_text_limit: self.log_limits.text as u64,
         };
         let mut limits = Limits {
-            stack: self.stack.unwrap_or(default_stack(guest.program().personality())),
+            stack: self.stack.unwrap_or(Limits::default_for(guest.program()).stack),
             ..self.limits
         };
         if !guest.program().is_library() {
@@ -421,14 +419,6 @@ impl Builder {
             ));
         }
         Ok(())
-    }
-}
-
-/// The default size of a guest's stack.
-pub(crate) fn default_stack(personality: Personality) -> u64 {
-    match personality {
-        Personality::Glowbox => Limits::DEFAULT.stack,
-        Personality::Linux => DEFAULT_LINUX_STACK,
     }
 }
 

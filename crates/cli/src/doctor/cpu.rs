@@ -33,10 +33,8 @@ pub(super) fn findings() -> Vec<Finding> {
 
 /// The value of a line of `/proc/cpuinfo`, of the first CPU.
 fn value<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    let (_, value) = info
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(key, _)| key.trim() == name)?;
+    let (_, value) =
+        info.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| key.trim() == name)?;
     Some(value.trim())
 }
 
@@ -47,8 +45,9 @@ fn features(info: &str) -> Vec<Finding> {
     for (name, use_) in FEATURES {
         findings.push(match flags.contains(&name) {
             true => Finding::ok(name, "there"),
-            false => Finding::warn(name, format!("not there, or hidden: {use_}"))
-                .advise("Guests run without it. If this is a virtual machine, its host may hide it"),
+            false => Finding::warn(name, format!("not there, or hidden: {use_}")).advise(
+                "Guests run without it. If this is a virtual machine, its host may hide it",
+            ),
         });
     }
     findings.push(match flags.contains(&"hypervisor") {
@@ -82,7 +81,8 @@ fn vulnerabilities(flaws: &[(String, String)]) -> Vec<Finding> {
         }
     }
     if fine > 0 {
-        findings.push(Finding::ok("other known flaws of CPUs", format!("{fine} dealt with or absent")));
+        findings
+            .push(Finding::ok("other known flaws of CPUs", format!("{fine} dealt with or absent")));
     }
     findings
 }

@@ -113,11 +113,12 @@ fn parameters() -> Vec<Finding> {
         let affected = read("/sys/devices/system/cpu/vulnerabilities/itlb_multihit");
         let affected = affected.is_some_and(|text| !text.starts_with("Not affected"));
         findings.push(match (value.as_str(), affected) {
-            ("Y" | "force", false) => Finding::warn("kvm.nx_huge_pages", "on, though this CPU does not need it")
-                .advise(
+            ("Y" | "force", false) => {
+                Finding::warn("kvm.nx_huge_pages", "on, though this CPU does not need it").advise(
                     "Making a VM takes longer, and its code is mapped in small pages. Load the \
                      module kvm with nx_huge_pages=never",
-                ),
+                )
+            }
             (value, _) => Finding::ok("kvm.nx_huge_pages", value),
         });
     }
@@ -128,12 +129,10 @@ fn parameters() -> Vec<Finding> {
         ));
     }
     if fs::metadata("/sys/module/kvm_pvm").is_ok() {
-        findings.push(
-            Finding::warn("kvm_pvm", "VMs are run without the CPU's help").advise(
-                "Leaving and entering a guest takes some ten times as long as with VT-x or SVM. Use a \
+        findings.push(Finding::warn("kvm_pvm", "VMs are run without the CPU's help").advise(
+            "Leaving and entering a guest takes some ten times as long as with VT-x or SVM. Use a \
                  machine with nested virtualisation, or one of bare metal, if that matters",
-            ),
-        );
+        ));
     }
     findings
 }
@@ -151,7 +150,9 @@ fn guest() -> (Vec<Finding>, bool) {
         Err(error) => {
             let advice = match error.kind() {
                 // The line about KVM has it.
-                glowbox::ErrorKind::HypervisorMissing | glowbox::ErrorKind::HypervisorDenied => None,
+                glowbox::ErrorKind::HypervisorMissing | glowbox::ErrorKind::HypervisorDenied => {
+                    None
+                }
                 _ => Some("The kernel's log (dmesg) may say more".to_string()),
             };
             let finding = Finding::fail("a guest", format!("can't be run: {error}"));

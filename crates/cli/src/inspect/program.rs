@@ -64,9 +64,10 @@ impl Report {
             entry: program.entry(),
             position_independent: program.is_relocatable(),
             loader: None,
-            thread_local_storage: false,
+            thread_local_storage: Report::read(program.bytes())
+                .is_some_and(|report| report.thread_local_storage),
             segments: segments.collect(),
-            is_guest: true,
+            is_guest: program.is_library(),
         }
     }
 
@@ -87,7 +88,10 @@ impl Report {
                 address: header.p_vaddr(LE),
                 size: header.p_memsz(LE),
                 file_size: header.p_filesz(LE),
-                protection: letters.map(|(bit, letter)| flag(flags & bit != 0, letter)).iter().collect(),
+                protection: letters
+                    .map(|(bit, letter)| flag(flags & bit != 0, letter))
+                    .iter()
+                    .collect(),
                 read_only_after_relocation: None,
             }
         });

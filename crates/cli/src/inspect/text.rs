@@ -54,8 +54,8 @@ fn advice(report: &Report) -> Option<&'static str> {
              `cc -static-pie`, or for Rust `-C target-feature=+crt-static` or a musl target; or take \
              your distribution's static package of it (such as busybox-static).",
         ),
-        Kind::StaticProgram => {
-            Some("It has no functions for `glowbox call`: it was not built against glowbox-guest.")
+        Kind::StaticProgram if report.problem.is_none() => {
+            Some("Run it with `glowbox run`. It has no functions for `glowbox call`.")
         }
         _ => None,
     }

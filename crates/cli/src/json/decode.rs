@@ -205,7 +205,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn float(&mut self, is_nan: bool, is_infinite: bool, is_positive: bool, number: &dyn fmt::Debug) {
+    fn float(
+        &mut self,
+        is_nan: bool,
+        is_infinite: bool,
+        is_positive: bool,
+        number: &dyn fmt::Debug,
+    ) {
         match (is_nan, is_infinite, is_positive) {
             (true, ..) => self.json.push_str(r#""NaN""#),
             (_, true, true) => self.json.push_str(r#""Infinity""#),

@@ -96,7 +96,9 @@ impl<'de> DeserializeSeed<'de> for Encode<'_> {
             }
             Type::Option(of) => from.deserialize_option(Optional { of, out })?,
             Type::Sequence(of) => from.deserialize_seq(Sequence { of, out })?,
-            Type::Map(key, value) if key.is_key() => from.deserialize_map(Map { key, value, out })?,
+            Type::Map(key, value) if key.is_key() => {
+                from.deserialize_map(Map { key, value, out })?
+            }
             Type::Map(key, value) => from.deserialize_seq(Pairs { key, value, out })?,
             Type::Result(value, error) => from.deserialize_map(Outcome { value, error, out })?,
             Type::Tuple(members) if members.is_empty() => <()>::deserialize(from)?,
@@ -114,11 +116,7 @@ impl<'de> DeserializeSeed<'de> for Encode<'_> {
 }
 
 impl Integer {
-    fn encode<'de, D: Deserializer<'de>>(
-        self,
-        from: D,
-        out: &mut Vec<u8>,
-    ) -> Result<(), D::Error> {
+    fn encode<'de, D: Deserializer<'de>>(self, from: D, out: &mut Vec<u8>) -> Result<(), D::Error> {
         match self {
             Integer::U8 => out.push(u8::deserialize(from)?),
             Integer::U16 => varint(out, u16::deserialize(from)?.into()),
@@ -149,7 +147,11 @@ impl<T: std::str::FromStr> Float<T> {
         let text = text.get();
         let special = ["\"NaN\"", "\"Infinity\"", "\"-Infinity\""].contains(&text);
         let is_number = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        let wrong = |what| D::Error::custom(format_args!("invalid {what}, expected a float: a number, \"NaN\", \"Infinity\" or \"-Infinity\""));
+        let wrong = |what| {
+            D::Error::custom(format_args!(
+                "invalid {what}, expected a float: a number, \"NaN\", \"Infinity\" or \"-Infinity\""
+            ))
+        };
         if !special && !is_number {
             return Err(wrong("type"));
         }
@@ -245,7 +247,8 @@ impl<'de> Visitor<'de> for Pairs<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<(), A::Error> {
         counted(self.out, |out| {
             let mut count = 0;
-            while from.next_element_seed(Pair { key: self.key, value: self.value, out })?.is_some() {
+            while from.next_element_seed(Pair { key: self.key, value: self.value, out })?.is_some()
+            {
                 count += 1;
             }
             Ok(count)

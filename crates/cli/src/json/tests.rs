@@ -101,7 +101,8 @@ fn floats_come_back_bit_by_bit() {
             survives(&wire(&vec![double]), &f64s);
         }
     }
-    for single in [0.0, -0.0, 1.5, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::INFINITY, f32::NEG_INFINITY]
+    for single in
+        [0.0, -0.0, 1.5, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::INFINITY, f32::NEG_INFINITY]
     {
         survives(&wire(&vec![single]), &f32s);
         survives(&wire(&vec![f64::from(single)]), &f64s);
@@ -223,7 +224,8 @@ fn bytes_that_are_no_value_are_refused() {
 #[test]
 fn a_length_that_lies_costs_no_more_than_the_bytes_that_are_there() {
     let huge = wire(&u64::MAX);
-    for name in ["Vec<u8>", "String", "Vec<()>", "BTreeMap<(), ()>", "Vec<[u8; 0]>", "Vec<Vec<()>>"] {
+    for name in ["Vec<u8>", "String", "Vec<()>", "BTreeMap<(), ()>", "Vec<[u8; 0]>", "Vec<Vec<()>>"]
+    {
         let mut bytes = huge.clone();
         bytes.extend(&huge);
         assert!(decode(&bytes, &of(name)).is_err(), "{name}");

@@ -81,6 +81,19 @@ pub(crate) fn guest(name: &str) -> &'static str {
     found.path().to_str().expect("a path of this machine")
 }
 
+static PROGRAMS: LazyLock<Vec<glowbox_build::GuestBinary>> = LazyLock::new(|| {
+    let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/../glowbox-guests");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests-std");
+    let programs = glowbox_build::Guest::std(folder).bin("shelled").bin("hello-std");
+    programs.target_dir(target).build_all().unwrap_or_else(|error| panic!("{error}"))
+});
+
+/// The file of a program in the folder `guests-std/`, which uses the standard library.
+pub(crate) fn program(name: &str) -> &'static str {
+    let found = PROGRAMS.iter().find(|program| program.name() == name).expect("it is built above");
+    found.path().to_str().expect("a path of this machine")
+}
+
 /// A folder that is gone after the test.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("there is room for a folder")

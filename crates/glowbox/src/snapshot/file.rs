@@ -25,7 +25,7 @@ use glowbox_linux::{Clock, Process};
 use glowbox_mem::{Image, PAGE, Run};
 
 use super::{Captured, Snapshot};
-use crate::builder::{DEFAULT_DEADLINE, HostFunctions, check_deadline, default_stack};
+use crate::builder::{DEFAULT_DEADLINE, HostFunctions, check_deadline};
 use crate::capabilities::{Capabilities, Requested};
 use crate::host_function::{HostFunction, Prototypes};
 use crate::instance::{Instance, Own};
@@ -388,7 +388,7 @@ impl Loader {
         metadata: &Metadata,
         shown: &dyn std::fmt::Display,
     ) -> Result<(), Error> {
-        let stack = self.stack.unwrap_or(default_stack(guest.program().personality()));
+        let stack = self.stack.unwrap_or(Limits::default_for(guest.program()).stack);
         let (found, most) = (metadata.limits, Limits { stack, ..self.limits });
         for (field, found, most, option) in [
             ("heap limit", found.heap, most.heap, "memory_limit"),

@@ -62,7 +62,7 @@ const TEXT_SIZE: u64 = 32;
 const STRUCTURES: u64 = DATA + 0x2000;
 
 fn start(clock: u8) -> Guest {
-    let mut guest = Guest::with_files(LIMITS, &files_for_fuzz());
+    let mut guest = Guest::with_all(LIMITS, &files_for_fuzz());
     guest.world.clock = match clock % 4 {
         0 => Clock::Frozen(std::time::SystemTime::UNIX_EPOCH),
         1 => Clock::Real,

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::{ExtendedState, Registers};
-use glowbox_linux::files::{self, Files, Input};
+use glowbox_linux::files::{self, Input};
 use glowbox_linux::process::Options;
 use glowbox_linux::space::{self, Initial, MMAP_BASE, Rights};
 use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, World};
@@ -140,10 +140,6 @@ pub fn files_for_fuzz() -> files::Options {
     options
 }
 
-pub fn files() -> Files {
-    files::Options::new().build(&Clock::Virtual).unwrap().0
-}
-
 /// Extended state with something in every byte that can have it.
 pub fn extended(fill: u8) -> ExtendedState {
     let mut area = vec![fill; ExtendedState::MIN_SIZE + 256];
@@ -158,11 +154,11 @@ impl Guest {
     }
 
     pub fn with(limits: Limits) -> Guest {
-        Guest::with_files(limits, &files::Options::new())
+        Guest::with_all(limits, &files::Options::new())
     }
 
-    pub fn with_files(limits: Limits, files: &files::Options) -> Guest {
-        let (files, grants) = files.build(0).unwrap();
+    pub fn with_all(limits: Limits, files: &files::Options) -> Guest {
+        let (files, grants) = files.build(&Clock::Virtual).unwrap();
         let options = Options { space: space(), files, seed: [1; 32], limits };
         let memory = mapped();
         let bases = Bases { fs: 0x1000, gs: 0x2000 };
@@ -177,12 +173,7 @@ impl Guest {
 
     /// A guest with files and streams.
     pub fn with_files(files: &files::Options) -> Guest {
-        let mut guest = Guest::new();
-        let (files, grants) = files.build(&Clock::Virtual).unwrap();
-        let (seed, limits) = ([1; 32], Limits::default());
-        guest.process = Process::new(Options { space: space(), files, seed, limits });
-        guest.world.files = grants;
-        guest
+        Guest::with_all(Limits::default(), files)
     }
 
     pub fn clock(mut self, clock: Clock) -> Guest {

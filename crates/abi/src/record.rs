@@ -1,8 +1,8 @@
 //! Function records: how a guest's functions stand in its ELF file.
 //!
 //! Every `#[guest_function]` puts one [`Record`] into the section [`EXPORTS`], every
-//! `#[host_function]` one into [`IMPORTS`]; the guest library adds one [`Kind::Abi`] record to
-//! each. A record carries its own text, so a host reads names and signatures from the file without
+//! `#[host_function]` one into [`IMPORTS`]; the guest library adds one [`Kind::Abi`] (or
+//! [`Kind::AbiStd`]) record to each. A record carries its own text, so a host reads names and signatures from the file without
 //! running or relocating anything. A function is known by the offset of its record in the section:
 //! the host resolves a name to an offset once, and the guest finds the handler there without a
 //! table or a search.
@@ -36,11 +36,14 @@ pub enum Kind {
     Main = 3,
     /// A host function that the guest calls.
     Import = 4,
+    /// As [`Kind::Abi`], in a guest that brings the standard library: a Linux program, which starts
+    /// and relocates itself and makes system calls.
+    AbiStd = 5,
 }
 
 impl Kind {
     fn from_number(number: u32) -> Option<Kind> {
-        [Kind::Abi, Kind::Function, Kind::Main, Kind::Import]
+        [Kind::Abi, Kind::Function, Kind::Main, Kind::Import, Kind::AbiStd]
             .into_iter()
             .find(|kind| *kind as u32 == number)
     }
@@ -110,7 +113,7 @@ pub struct RecordView<'a> {
     pub offset: u32,
     /// What it describes.
     pub kind: Kind,
-    /// The ABI version in a [`Kind::Abi`] record, otherwise 0.
+    /// The ABI version in a [`Kind::Abi`] or [`Kind::AbiStd`] record, otherwise 0.
     pub value: u32,
     /// The function's name.
     pub name: &'a str,

@@ -83,6 +83,21 @@ generic! {
     BTreeSet<T> => "Set" [T],
 }
 
+#[cfg(feature = "std")]
+mod with_std {
+    use std::collections::{HashMap, HashSet};
+
+    use super::{Type, Typed};
+
+    impl<K: Typed, V: Typed, S> Typed for HashMap<K, V, S> {
+        const TYPE: &'static Type = &Type::Generic("Map", &[K::TYPE, V::TYPE]);
+    }
+
+    impl<T: Typed, S> Typed for HashSet<T, S> {
+        const TYPE: &'static Type = &Type::Generic("Set", &[T::TYPE]);
+    }
+}
+
 impl<T: Typed, const N: usize> Typed for [T; N] {
     const TYPE: &'static Type = &Type::Array(T::TYPE, N);
 }

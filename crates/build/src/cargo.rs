@@ -14,9 +14,9 @@ use serde_json::Value;
 
 use crate::environment;
 use crate::target_dir::Places;
-use crate::{Error, Guest, GuestBinary, Profile, TARGET};
+use crate::{Error, Guest, GuestBinary, Library, Profile};
 
-/// The compiler's flags for a guest.
+/// The compiler's flags for a guest without the standard library.
 ///
 /// They can't reach the guest's build scripts and procedural macros, since cargo is always given
 /// `--target`, even though that is this machine's own.
@@ -43,6 +43,23 @@ const FLAGS: &[&str] = &[
     "--cfg=chacha20_backend=\"sse2\"",
 ];
 
+/// The compiler's flags for a guest with the standard library. Whether its panics unwind is for its
+/// profile to say.
+const STD_FLAGS: &[&str] = &[
+    // A static PIE: libc is in it, and relocates it.
+    "-Ctarget-feature=+crt-static",
+    // As above: the signatures, and the generator that a snapshot takes to another machine.
+    "-Clink-arg=-Wl,-z,nostart-stop-gc",
+    "--cfg=chacha20_backend=\"sse2\"",
+];
+
+fn flags(library: Library) -> &'static [&'static str] {
+    match library {
+        Library::None => FLAGS,
+        Library::Std(_) => STD_FLAGS,
+    }
+}
+
 /// What a cargo call built.
 pub(crate) struct Built {
     /// The guest's folder, absolute.
@@ -63,11 +80,11 @@ pub(crate) fn build(guest: &Guest) -> Result<Built, Error> {
     let dir = resolve(&guest.dir)?;
     check_host(&dir, std::env::consts::OS, std::env::consts::ARCH)?;
     let root = workspace_root(&dir)?;
-    let places = Places::choose(guest.target_dir.as_deref(), &dir, &root, &guest.features);
+    let places = Places::choose(guest, &dir, &root);
 
     let output = run(&dir, build_command(guest, &places))?;
     if !output.status.success() {
-        return Err(diagnose(dir, &output));
+        return Err(diagnose(dir, guest.library, &output));
     }
     let (binaries, manifests) = read_messages(&String::from_utf8_lossy(&output.stdout));
     if binaries.is_empty() {
@@ -114,7 +131,7 @@ fn workspace_root(dir: &Path) -> Result<PathBuf, Error> {
 fn build_command(guest: &Guest, places: &Places) -> Command {
     let mut command = cargo();
     // Quiet: then a success leaves nothing but warnings on standard error.
-    command.args(["build", "--quiet", "--color=never", "--target", TARGET]);
+    command.args(["build", "--quiet", "--color=never", "--target", guest.library.triple()]);
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--target-dir").arg(&places.target);
     if let Some(build) = &places.build {
@@ -139,7 +156,7 @@ fn build_command(guest: &Guest, places: &Places) -> Command {
     if guest.offline {
         command.arg("--offline");
     }
-    command.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags(guest.library).join("\x1f"));
     command
 }
 
@@ -206,8 +223,11 @@ fn check_names(dir: &Path, binaries: &[GuestBinary]) -> Result<(), Error> {
     Ok(())
 }
 
+/// What rustc says of a program without the standard library whose panics would unwind.
+const NEEDS_ABORT: &str = "unwinding panics are not supported without std";
+
 /// Why cargo failed, with advice where it is known.
-fn diagnose(guest: PathBuf, output: &Output) -> Error {
+fn diagnose(guest: PathBuf, library: Library, output: &Output) -> Error {
     let mut text = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
     // 101 is cargo's usual failure. Anything else (a signal) is worth a line.
     if output.status.code() != Some(101) {
@@ -220,16 +240,23 @@ fn diagnose(guest: PathBuf, output: &Output) -> Error {
     if text.contains("believes it's in a workspace when it's not") {
         return Error::InForeignWorkspace { guest, output: text };
     }
-    if let Some(libdir) = missing_libdir(&guest) {
-        return Error::TargetMissing { guest, libdir };
+    let target = library.triple();
+    if let Some(libdir) = missing_libdir(&guest, target) {
+        return Error::TargetMissing { guest, target, libdir };
     }
-    if text.contains("error: linking with `") {
-        return Error::LinkFailed { guest, output: text };
+    let link_failed = text.contains("error: linking with `");
+    let two_handlers = text.contains("duplicate lang item") && text.contains("`panic_impl`");
+    match library {
+        // The linker's arguments are among what cargo says.
+        Library::None if two_handlers || (link_failed && text.contains("libstd-")) => {
+            Error::UsesStd { guest, output: text }
+        }
+        Library::None if link_failed => Error::LinkFailed { guest, output: text },
+        Library::Std(_) if two_handlers || text.contains(NEEDS_ABORT) || link_failed => {
+            Error::StdFailed { guest, output: text }
+        }
+        _ => Error::CargoFailed { guest, output: text },
     }
-    if text.contains("duplicate lang item") && text.contains("`panic_impl`") {
-        return Error::UsesStd { guest, output: text };
-    }
-    Error::CargoFailed { guest, output: text }
 }
 
 /// The linker's name, from rustc's ``error: linker `cc` not found``.
@@ -240,10 +267,10 @@ fn missing_linker(text: &str) -> Option<&str> {
 }
 
 /// The folder with the target's libraries, if the compiler can name it and it isn't there.
-fn missing_libdir(dir: &Path) -> Option<PathBuf> {
+fn missing_libdir(dir: &Path, target: &str) -> Option<PathBuf> {
     let mut command = Command::new(program("RUSTC", "rustc"));
     environment::clean(&mut command);
-    command.args(["--print", "target-libdir", "--target", TARGET]).current_dir(dir);
+    command.args(["--print", "target-libdir", "--target", target]).current_dir(dir);
     let output = command.output().ok().filter(|output| output.status.success())?;
     let libdir = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end());
     (!libdir.as_os_str().is_empty() && !libdir.is_dir()).then_some(libdir)

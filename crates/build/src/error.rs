@@ -6,8 +6,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::TARGET;
-
 /// Why a guest was not built. The text says what to do about it.
 ///
 /// Where it has an `output`, that is what cargo and the compiler wrote; the text ends with it.
@@ -77,16 +75,18 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// The compiler has no `core` library for the guests' target.
+    /// The compiler has no libraries for the guests' target.
     #[error(
-        "the guest in `{}` can't be built: the Rust compiler has no libraries for {TARGET} (there \
-         is no `{}`). Run `rustup target add {TARGET}`, or install the package of your \
+        "the guest in `{}` can't be built: the Rust compiler has no libraries for {target} (there \
+         is no `{}`). Run `rustup target add {target}`, or install the package of your \
          distribution that has them",
         guest.display(), libdir.display()
     )]
     TargetMissing {
         /// The guest's folder.
         guest: PathBuf,
+        /// The target triple.
+        target: &'static str,
         /// Where the compiler would have looked for them.
         libdir: PathBuf,
     },
@@ -125,8 +125,8 @@ pub enum Error {
     /// The guest compiles, and doesn't link.
     #[error(
         "the guest in `{}` doesn't link. A guest must be `#![no_std]` and `#![no_main]`, use the \
-         crate glowbox-guest, and have no dependency that needs the standard or a C library. cargo \
-         said:\n{output}",
+         crate glowbox-guest, and have no dependency that needs the standard or a C library. (One \
+         that is to have them is built with `Guest::std` of glowbox-build.) cargo said:\n{output}",
         guest.display()
     )]
     LinkFailed {
@@ -136,15 +136,32 @@ pub enum Error {
         output: String,
     },
 
-    /// Something in the guest uses the standard library, which has a panic handler of its own.
+    /// Something in a guest that is built without the standard library uses it.
     #[error(
-        "the guest in `{}` uses the standard library, which guests do not have. Put `#![no_std]` \
-         into its main.rs, and `default-features = false` on the dependency that brings `std` in \
-         (cargo names it below, after `which`; it may need features such as `alloc` instead). \
-         cargo said:\n{output}",
+        "the guest in `{}` uses the standard library, and was to be built without. If it is to \
+         have it: give glowbox-guest the feature `std` in its Cargo.toml, and build it with \
+         `Guest::std` of glowbox-build. If not: put `#![no_std]` into its main.rs, and \
+         `default-features = false` on the dependency that brings `std` in (if cargo names it \
+         below, then after `which`; it may need features such as `alloc` instead). cargo \
+         said:\n{output}",
         guest.display()
     )]
     UsesStd {
+        /// The guest's folder.
+        guest: PathBuf,
+        /// What cargo said.
+        output: String,
+    },
+
+    /// The guest doesn't become a program with the standard library.
+    #[error(
+        "the guest in `{}` can't be built with the standard library. It must be a program with a \
+         `fn main`, and without `#![no_std]` and `#![no_main]`; if it uses the crate glowbox-guest, \
+         then with the feature `std`; and it can use only static C libraries. (A guest without the \
+         standard library is built with `Guest::new` of glowbox-build.) cargo said:\n{output}",
+        guest.display()
+    )]
+    StdFailed {
         /// The guest's folder.
         guest: PathBuf,
         /// What cargo said.

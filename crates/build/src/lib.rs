@@ -3,7 +3,8 @@
 //! A *guest crate* is a `#![no_std]`, `#![no_main]` binary that depends on `glowbox-guest`. It has
 //! to become a static, position-independent ELF without an interpreter. This crate makes it one
 //! with the stable cargo that is there and the target `x86_64-unknown-linux-gnu`: no nightly, no
-//! custom target, no linker script, and nothing to configure in the guest.
+//! custom target, no linker script, and nothing to configure in the guest. A guest with the standard
+//! library ([`Guest::std`]) is linked with its C library into such a file.
 //!
 //! # From a build script
 //!
@@ -87,7 +88,8 @@
 //!
 //! # What it needs
 //!
-//! Linux on x86-64, Rust 1.91 or newer, and `cc` to link with.
+//! Linux on x86-64, Rust 1.91 or newer, and `cc` to link with. For guests with the standard library also
+//! the static C library: see [`Target`].
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -102,9 +104,6 @@ mod target_dir;
 use std::path::{Path, PathBuf};
 
 pub use error::Error;
-
-/// The target triple that guests are compiled for.
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds the guest or guests in `dir`, from a `build.rs`.
 ///
@@ -156,6 +155,7 @@ pub fn build_script(dir: impl Into<PathBuf>) {
 #[must_use = "a `Guest` only describes a build; call `build`, `build_all` or `build_script`"]
 pub struct Guest {
     dir: PathBuf,
+    library: Library,
     bins: Vec<String>,
     profile: Profile,
     features: Vec<String>,
@@ -174,14 +174,79 @@ pub enum Profile {
     Dev,
 }
 
+/// The C library that a guest with the standard library is linked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Target {
+    /// glibc: `x86_64-unknown-linux-gnu`. It needs the static glibc, which the packages that a C
+    /// compiler comes with have (on Fedora: `glibc-static`).
+    #[default]
+    Gnu,
+    /// musl: `x86_64-unknown-linux-musl`. Smaller, and Rust brings it: `rustup target add
+    /// x86_64-unknown-linux-musl`.
+    Musl,
+}
+
+/// What a guest is linked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Library {
+    None,
+    Std(Target),
+}
+
+impl Library {
+    /// The target triple that the guest is compiled for.
+    pub(crate) fn triple(self) -> &'static str {
+        match self {
+            Library::None | Library::Std(Target::Gnu) => "x86_64-unknown-linux-gnu",
+            Library::Std(Target::Musl) => "x86_64-unknown-linux-musl",
+        }
+    }
+}
+
 impl Guest {
-    /// The guest in `dir`: the folder with its `Cargo.toml`, or with that of a workspace of guests.
+    /// The guest in `dir`, which does without the standard library: the folder with its `Cargo.toml`,
+    /// or with that of a workspace of guests.
     ///
     /// A relative path counts from the current directory. In a build script and in a test, that is
     /// the folder of the package that they belong to.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self::linked_with(Library::None, dir.into())
+    }
+
+    /// The guest in `dir`, which uses the standard library: a program that depends on
+    /// `glowbox-guest` with the feature `std` and calls `glowbox_guest::serve()` in its `main`, or any
+    /// Rust program. Otherwise as [`new`](Self::new).
+    ///
+    /// Whether its panics unwind is for its profile to say.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use glowbox_build::{Guest, Target};
+    ///
+    /// # fn main() -> Result<(), glowbox_build::Error> {
+    /// let elf = Guest::std("../guest").build()?;
+    /// let smaller = Guest::std("../guest").target(Target::Musl).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn std(dir: impl Into<PathBuf>) -> Self {
+        Self::linked_with(Library::Std(Target::default()), dir.into())
+    }
+
+    /// Chooses the C library of a guest with the standard library. The default is [`Target::Gnu`]. For
+    /// a guest without the standard library it means nothing.
+    pub fn target(mut self, target: Target) -> Self {
+        if let Library::Std(chosen) = &mut self.library {
+            *chosen = target;
+        }
+        self
+    }
+
+    fn linked_with(library: Library, dir: PathBuf) -> Self {
         Self {
-            dir: dir.into(),
+            dir,
+            library,
             bins: Vec::new(),
             profile: Profile::default(),
             features: Vec::new(),

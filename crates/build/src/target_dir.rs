@@ -8,12 +8,15 @@
 //! 0.1.0` at the root of another. If both build into one directory and the sources of the second
 //! are older than the first's build, cargo 1.95 calls the second "fresh" and hands out the first's
 //! ELF. Hence `base/build/<hash of the workspace>` for what is compiled on the way, which packages
-//! of one workspace may well share, and `base/<guest>-<hash of folder and features>` for the ELFs.
+//! of one workspace may well share, and `base/<guest>-<hash of folder, features and library>` for the
+//! ELFs.
 //! Cargo before 1.91 doesn't know of build directories and keeps everything in the latter.
 
 use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+
+use crate::{Guest, Library};
 
 /// The folder for guests within a target directory.
 const FOLDER: &str = "glowbox-guests";
@@ -30,19 +33,14 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    pub(crate) fn choose(
-        asked: Option<&Path>,
-        dir: &Path,
-        root: &Path,
-        features: &[String],
-    ) -> Self {
-        let base = match asked {
-            Some(asked) => asked.to_path_buf(),
+    pub(crate) fn choose(guest: &Guest, dir: &Path, root: &Path) -> Self {
+        let base = match &guest.target_dir {
+            Some(asked) => asked.clone(),
             None => target_dir(|name| std::env::var_os(name), root).join(FOLDER),
         };
         // Cargo runs in the guest's folder, so a relative path would mean another place to it.
         let base = std::path::absolute(&base).unwrap_or(base);
-        let target = base.join(folder(dir, features));
+        let target = base.join(folder(dir, &guest.features, guest.library));
         // In a template, braces of the path itself would be taken for variables.
         let plain = base.to_str().filter(|base| !base.contains(['{', '}']));
         let build = plain.map(|_| base.join("build/{workspace-path-hash}").into_os_string());
@@ -50,11 +48,12 @@ impl Places {
     }
 }
 
-/// A name that no other guest folder and choice of features has, and that a person recognises.
-fn folder(dir: &Path, features: &[String]) -> String {
+/// A name that no other guest folder, choice of features and library has, and that a person
+/// recognises.
+fn folder(dir: &Path, features: &[String], library: Library) -> String {
     // Not the same with every release of Rust. It needn't be: that only means one more build.
     let mut hasher = DefaultHasher::new();
-    (dir, features).hash(&mut hasher);
+    (dir, features, library).hash(&mut hasher);
     let name = dir.file_name().unwrap_or(OsStr::new("guest")).to_string_lossy();
     format!("{name}-{:016x}", hasher.finish())
 }
@@ -86,6 +85,7 @@ fn outer_target_dir(out_dir: &Path, triple: Option<&OsStr>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Target;
 
     fn found(out_dir: &str) -> PathBuf {
         outer_target_dir(Path::new(out_dir), Some(OsStr::new("x86_64-unknown-linux-musl")))
@@ -119,8 +119,12 @@ mod tests {
     #[test]
     fn guests_of_one_name_and_feature_sets_are_kept_apart() {
         let (a, b) = (Path::new("/a/guest"), Path::new("/b/guest"));
-        assert_ne!(folder(a, &[]), folder(b, &[]));
-        assert_ne!(folder(a, &[]), folder(a, &["x".into()]));
-        assert!(folder(a, &[]).starts_with("guest-"));
+        let none = Library::None;
+        assert_ne!(folder(a, &[], none), folder(b, &[], none));
+        assert_ne!(folder(a, &[], none), folder(a, &["x".into()], none));
+        let [gnu, musl] = [Target::Gnu, Target::Musl].map(Library::Std);
+        assert_ne!(folder(a, &[], none), folder(a, &[], gnu));
+        assert_ne!(folder(a, &[], gnu), folder(a, &[], musl));
+        assert!(folder(a, &[], none).starts_with("guest-"));
     }
 }

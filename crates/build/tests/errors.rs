@@ -58,8 +58,32 @@ fn a_guest_with_the_standard_library_is_told_that_it_must_not() {
     let scratch = Scratch::new();
     scratch.package("guest", "guest", "marker");
     scratch.write("guest/src/main.rs", "fn main() { println!(\"hello\"); }\n");
-    let error = failure(&scratch.guest("guest"), &["/guest`", "#![no_std]", "linking with"]);
+    let parts = ["/guest`", "#![no_std]", "`Guest::std`", "linking with"];
+    let error = failure(&scratch.guest("guest"), &parts);
+    assert!(matches!(error, Error::UsesStd { .. }));
+}
+
+#[test]
+fn a_guest_that_lacks_a_function_is_told_that_it_does_not_link() {
+    let scratch = Scratch::new();
+    scratch.package("guest", "guest", "marker");
+    let call = "unsafe extern \"C\" { fn missing(); }\n#[used] static CALL: unsafe extern \"C\" fn() = missing;\n";
+    scratch.write("guest/src/main.rs", &(program("marker") + call));
+    let error = failure(&scratch.guest("guest"), &["/guest`", "linking with", "missing"]);
     assert!(matches!(error, Error::LinkFailed { .. }));
+}
+
+#[test]
+fn a_guest_without_the_standard_library_is_told_that_it_was_to_have_it() {
+    let scratch = Scratch::new();
+    scratch.package("guest", "guest", "marker");
+    let guest = Guest::std(scratch.path().join("guest")).offline(true);
+    for profile in ["", "[profile.release]\npanic = \"abort\"\n"] {
+        scratch.write("guest/Cargo.toml", &(manifest("guest") + profile));
+        let guest = guest.clone().target_dir(scratch.path().join("out"));
+        let error = failure(&guest, &["/guest`", "`fn main`", "`Guest::new`"]);
+        assert!(matches!(error, Error::StdFailed { .. }));
+    }
 }
 
 #[test]

@@ -4,10 +4,16 @@
 //! and started without a further check, or an error that names the field at fault. It allocates in
 //! proportion to the number of program headers and functions, never to a size that the file claims.
 //!
-//! A guest is a static or static-PIE x86-64 executable. Its relocations are applied by the host
-//! before the guest starts, and only the kind that a static PIE has (base plus addend) is
-//! accepted; so the pages that relocation writes and the guest must not (RELRO) are read-only from
-//! the first instruction on, and no right ever has to be taken away.
+//! A guest is a static or static-PIE x86-64 executable, of one of two kinds ([`Personality`]).
+//!
+//! A `no_std` guest is relocated by the host before it starts, and only the kind of relocation that
+//! a static PIE has (base plus addend) is accepted; so the pages that relocation writes and the
+//! guest must not (RELRO) are read-only from the first instruction on, and no right ever has to be
+//! taken away.
+//!
+//! A guest with the standard library, and any other static program, is a Linux program: its C
+//! library relocates it, sets up thread-local storage and asks for RELRO by `mprotect`. The host
+//! only loads its segments, so what else its headers say is its own business.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,7 +32,7 @@ mod relocation;
 pub(crate) mod tests;
 
 pub use error::ElfError;
-use functions::functions;
+use functions::{Functions, functions};
 use relocation::{rela_entries, relocations, relro};
 
 /// Most bytes from a program's lowest to its highest address.
@@ -74,10 +80,22 @@ pub struct Function {
     pub number: u32,
 }
 
+/// What a program takes for granted of whoever runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Personality {
+    /// A `no_std` guest: the host relocates it, and it makes no system calls.
+    Glowbox,
+    /// A Linux program, with functions for the host (a guest with the standard library) or without
+    /// (any static executable): it starts as the C library does, and makes Linux system calls.
+    Linux,
+}
+
 /// A checked guest program.
 #[derive(Debug, Clone)]
 pub struct Program {
     bytes: Arc<[u8]>,
+    personality: Personality,
+    library: bool,
     entry: u64,
     relocatable: bool,
     segments: Vec<Segment>,
@@ -100,18 +118,23 @@ impl Program {
         let relocatable = header.e_type.get(LE) == elf::ET_DYN;
         let headers = program_headers(header, file)?;
         let segments = segments(headers, file.len(), relocatable)?;
-        refuse_unsupported(headers, file)?;
+        let Functions { exports, imports, personality, library } = functions(header, file)?;
+        refuse_unsupported(headers, file, personality)?;
         let entry = header.e_entry.get(LE);
         let in_code = |segment: &&Segment| {
             segment.protection == Protection::ReadExecute
                 && (segment.address..segment.end()).contains(&entry)
         };
         segments.iter().find(in_code).ok_or(ElfError::Entry { found: entry })?;
-        let relro = relro(headers, &segments)?;
-        let relocations = relocations(headers, file, &segments)?;
-        let (exports, imports) = functions(header, file)?;
+        let relro = match personality {
+            Personality::Glowbox => relro(headers, &segments)?,
+            Personality::Linux => None,
+        };
+        let relocations = relocations(headers, file, &segments, personality)?;
         let headers = headers_address(header, &segments);
         Ok(Program {
+            personality,
+            library,
             entry,
             relocatable,
             segments,
@@ -124,9 +147,19 @@ impl Program {
         })
     }
 
+    /// Whether it was built with the guest library, and says when it is ready to be called.
+    pub fn is_library(&self) -> bool {
+        self.library
+    }
+
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// What it takes for granted.
+    pub fn personality(&self) -> Personality {
+        self.personality
     }
 
     /// Entry point, before the load base is added.
@@ -144,7 +177,8 @@ impl Program {
         &self.segments
     }
 
-    /// Pages that are read-only for the guest though their segment is writable.
+    /// Pages that are read-only for the guest from the start, though their segment is writable. A
+    /// Linux program has none: it asks for that itself, once it has written to them.
     pub fn relro(&self) -> Option<Range<u64>> {
         self.relro.clone()
     }
@@ -172,8 +206,8 @@ impl Program {
         first..last
     }
 
-    /// Relocations: where an eight-byte value is to be written (before the base is added), and the
-    /// addend.
+    /// The relocations that the host applies: where an eight-byte value is to be written (before
+    /// the base is added), and the addend. A Linux program's are its own affair, and not among them.
     pub fn relocations(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
         rela_entries(&self.bytes[self.relocations.clone()])
             .map(|rela| (rela.r_offset.get(LE), rela.r_addend.get(LE)))
@@ -321,7 +355,11 @@ fn segment(
     Ok(Segment { address, size, file: start..stop, protection })
 }
 
-fn refuse_unsupported(headers: &[ProgramHeader64<LE>], file: &[u8]) -> Result<(), ElfError> {
+fn refuse_unsupported(
+    headers: &[ProgramHeader64<LE>],
+    file: &[u8],
+    personality: Personality,
+) -> Result<(), ElfError> {
     for header in headers {
         let kind = header.p_type(LE);
         if kind == elf::PT_INTERP {
@@ -330,7 +368,8 @@ fn refuse_unsupported(headers: &[ProgramHeader64<LE>], file: &[u8]) -> Result<()
             let name = String::from_utf8_lossy(&name[..name.len().min(256)]);
             return Err(ElfError::Dynamic { loader: name.escape_debug().to_string() });
         }
-        if kind == elf::PT_TLS && header.p_memsz(LE) > 0 {
+        let host_starts_it = personality == Personality::Glowbox;
+        if host_starts_it && kind == elf::PT_TLS && header.p_memsz(LE) > 0 {
             return Err(ElfError::ThreadLocal);
         }
     }

@@ -27,6 +27,9 @@
 //!              └──────────────────┘
 //! ```
 //!
+//! A Linux program has no heap region: its address space is edited as it asks for it, anywhere in the
+//! lower half of the addresses, and the memory in the heap's place is what it is made of.
+//!
 //! Lent mappings are no part of that linear memory: each has guest-physical memory of its own, at the
 //! same address as its guest-virtual one.
 //!
@@ -37,7 +40,7 @@
 use std::ops::Range;
 
 use crate::address::{Gpa, Gva, LARGE_PAGE_SIZE, PAGE_SIZE, Protection};
-use crate::elf::{MIN_ADDRESS, Program};
+use crate::elf::{MIN_ADDRESS, Personality, Program};
 use crate::paging::{Mapping, Privilege, table_pages};
 
 /// Start of the addresses at which position-independent programs are loaded.
@@ -100,6 +103,22 @@ impl Limits {
     /// Largest value of each limit.
     pub const MAX: Limits =
         Limits { heap: 64 << 30, stack: 256 << 20, incoming: 1 << 30, outgoing: 1 << 30 };
+    /// What a guest gets unless its host says otherwise.
+    pub const DEFAULT: Limits =
+        Limits { heap: 64 << 20, stack: 1 << 20, incoming: 16 << 20, outgoing: 16 << 20 };
+
+    /// What this program gets unless its host says otherwise: a Linux program has a larger stack, and
+    /// one that is no library takes no messages.
+    pub fn default_for(program: &Program) -> Limits {
+        let mut limits = Limits::DEFAULT;
+        if program.personality() == Personality::Linux {
+            limits.stack = 8 << 20;
+        }
+        if !program.is_library() {
+            (limits.incoming, limits.outgoing) = (Limits::MIN.incoming, Limits::MIN.outgoing);
+        }
+        limits
+    }
 }
 
 /// A limit that can't be.
@@ -192,10 +211,18 @@ impl Region {
         self.start.offset(self.length)
     }
 
-    fn mapping(&self) -> Option<Mapping> {
+    /// `small` if its page tables may be edited later, page by page.
+    fn mapping(&self, small: bool) -> Option<Mapping> {
         let (gpa, protection, privilege) = self.backing?;
         let Region { start, length, .. } = *self;
-        Some(Mapping { gva: start, gpa, length, protection, privilege })
+        let large = !small || self.is_ours();
+        Some(Mapping { gva: start, gpa, length, protection, privilege, large })
+    }
+
+    /// Whether it is not the program's, which may use it at most.
+    pub fn is_ours(&self) -> bool {
+        use RegionKind::{Code, Data, Heap, ReadOnlyData, Stack};
+        !matches!(self.kind, Code | ReadOnlyData | Data | Stack | Heap)
     }
 }
 
@@ -208,6 +235,8 @@ pub struct Layout {
     limits: Limits,
     table_pages: u64,
     lent_tables: Gpa,
+    personality: Personality,
+    pool: Range<u64>,
 }
 
 impl Layout {
@@ -251,6 +280,8 @@ impl Layout {
             limits,
             table_pages: 0,
             lent_tables: Gpa(0),
+            personality: program.personality(),
+            pool: 0..0,
         };
         // The tables move what comes after them, which may change how many tables that takes.
         loop {
@@ -311,7 +342,13 @@ impl Layout {
         let (gva, gpa) = large(end, gpa);
         let (end, gpa) = add(RegionKind::Outgoing, gva, gpa, outgoing, Protection::ReadWrite);
         let (gva, gpa) = large(end, gpa);
-        let (_, gpa) = add(RegionKind::Heap, gva, gpa, heap, Protection::ReadWrite);
+        let gpa = match self.personality {
+            Personality::Glowbox => add(RegionKind::Heap, gva, gpa, heap, Protection::ReadWrite).1,
+            Personality::Linux => {
+                self.pool = gpa.0..gpa.0 + heap;
+                gpa.offset(heap)
+            }
+        };
         // Whole large pages, so that guests of one kind have windows of one size.
         self.size = gpa.0.next_multiple_of(LARGE_PAGE_SIZE);
         self.unmapped(RegionKind::Lent, Gva(LENT.start), LENT.end - LENT.start);
@@ -397,7 +434,8 @@ impl Layout {
 
     /// What page tables have to map.
     pub fn mappings(&self) -> Vec<Mapping> {
-        self.regions.iter().filter_map(Region::mapping).collect()
+        let small = self.personality == Personality::Linux;
+        self.regions.iter().filter_map(|region| region.mapping(small)).collect()
     }
 
     /// The region an address lies in.
@@ -442,9 +480,30 @@ impl Layout {
         self.lent_tables.0..self.lent_tables.0 + pages * PAGE_SIZE
     }
 
-    /// The first byte of guest memory that the guest may write to. What lies before it is the
-    /// supervisor, the page tables and the program's code and constants.
+    /// Guest-physical memory that a Linux program's address space is made of, as it asks for it. Empty
+    /// for others, which have a heap in its place.
+    pub fn pool(&self) -> Range<u64> {
+        self.pool.clone()
+    }
+
+    /// What the program takes for granted of whoever runs it.
+    pub fn personality(&self) -> Personality {
+        self.personality
+    }
+
+    /// The addresses from a Linux program's end to where its program break may go at most.
+    pub fn program_break(&self, program: &Program) -> Range<u64> {
+        let end = program.extent().end.wrapping_add(self.load_base);
+        end..if self.load_base == 0 { PIE_START } else { ARENA }
+    }
+
+    /// The first byte of guest memory that the guest may write to, or the host in its name. What lies
+    /// before it is the supervisor, the page tables and the program's code and constants; but the page
+    /// tables of a Linux program change, and it can make anything of what it has.
     pub fn writable_from(&self) -> u64 {
+        if self.personality == Personality::Linux {
+            return 0;
+        }
         let writable = |region: &Region| match region.backing {
             Some((gpa, Protection::ReadWrite, Privilege::User)) => Some(gpa.0),
             _ => None,
@@ -473,8 +532,7 @@ mod tests {
     use super::*;
     use crate::elf::tests::{SMALL, program};
 
-    const LIMITS: Limits =
-        Limits { heap: 64 << 20, stack: 1 << 20, incoming: 16 << 20, outgoing: 16 << 20 };
+    const LIMITS: Limits = Limits::DEFAULT;
 
     #[test]
     fn no_two_regions_overlap_in_either_address_space() {

@@ -8,6 +8,7 @@
 //! - [`mail`]: messages from the guest, checked;
 //! - [`batch`]: many calls in one message, and their results, checked;
 //! - [`fault`]: what a guest did wrong, from vector, error code and address;
+//! - [`escape`]: texts of strangers, as they may be shown;
 //! - [`registers`]: what a vCPU holds;
 //! - [`snapshot_file`]: snapshots as files, and files as snapshots, checked;
 //! - [`symbols`]: which function an address lies in.
@@ -20,6 +21,7 @@
 pub mod address;
 pub mod batch;
 pub mod elf;
+pub mod escape;
 pub mod fault;
 pub mod layout;
 pub mod load;

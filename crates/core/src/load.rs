@@ -9,7 +9,7 @@ use glowbox_abi::mailbox::{BOOT_INFO_OFFSET, BootInfo, ENTROPY_OFFSET, Entropy};
 use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
 use crate::address::{Gpa, Gva, PAGE_SIZE, index};
-use crate::elf::Program;
+use crate::elf::{Personality, Program};
 use crate::layout::{LENT, Layout, PAGE_TABLES_GPA, RegionKind};
 use crate::paging;
 
@@ -20,9 +20,27 @@ mod aux {
     pub(super) const PHENT: u64 = 4;
     pub(super) const PHNUM: u64 = 5;
     pub(super) const PAGESZ: u64 = 6;
+    pub(super) const BASE: u64 = 7;
+    pub(super) const FLAGS: u64 = 8;
     pub(super) const ENTRY: u64 = 9;
+    pub(super) const UID: u64 = 11;
+    pub(super) const EUID: u64 = 12;
+    pub(super) const GID: u64 = 13;
+    pub(super) const EGID: u64 = 14;
+    pub(super) const PLATFORM: u64 = 15;
+    pub(super) const CLKTCK: u64 = 17;
+    pub(super) const SECURE: u64 = 23;
     pub(super) const RANDOM: u64 = 25;
+    pub(super) const EXECFN: u64 = 31;
+    pub(super) const MINSIGSTKSZ: u64 = 51;
 }
+
+/// The user and the group that a Linux program runs as.
+pub const USER: u64 = 1000;
+/// Bytes of stack that a signal handler needs, with room for AVX state.
+const MIN_SIGNAL_STACK: u64 = 4096;
+/// Clock ticks a second.
+const TICKS: u64 = 100;
 
 /// Bytes in a page, as an index type.
 const PAGE: usize = 4096;
@@ -33,7 +51,11 @@ const STACK_AT_START: u64 = 2 * PAGE_SIZE;
 #[derive(Debug, Clone)]
 pub struct Start<'a> {
     /// `argv[0]`.
-    pub name: &'a str,
+    pub name: &'a [u8],
+    /// The arguments after it.
+    pub arguments: &'a [Vec<u8>],
+    /// The environment: `NAME=value`.
+    pub environment: &'a [Vec<u8>],
     /// Random bytes for the guest (`AT_RANDOM`).
     pub random: [u8; 16],
     /// What the guest's random numbers are made of.
@@ -65,6 +87,16 @@ pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut 
     relocate(program, layout, memory);
     boot_info(layout, start, memory);
     entropy(layout, &start.entropy, memory);
+    stack(program, layout, start, memory)
+}
+
+/// Writes the stack that a loaded program starts with; also in the place of another one, if it has not
+/// run since.
+///
+/// # Panics
+///
+/// As [`load`].
+pub fn stack(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Entry {
     let rip = Gva(program.entry().wrapping_add(layout.load_base()));
     Entry { rip, rsp: initial_stack(program, layout, start, memory) }
 }
@@ -139,6 +171,11 @@ fn relocate(program: &Program, layout: &Layout, memory: &mut [u8]) {
 fn boot_info(layout: &Layout, start: &Start<'_>, memory: &mut [u8]) {
     let address = |kind| layout.region(kind).start.0;
     let limits = layout.limits();
+    // A Linux program asks for its memory instead.
+    let heap = match layout.personality() {
+        Personality::Glowbox => (address(RegionKind::Heap), limits.heap),
+        Personality::Linux => (0, 0),
+    };
     let info = BootInfo {
         abi_version: ABI_VERSION,
         log_level: start.log_level,
@@ -146,8 +183,8 @@ fn boot_info(layout: &Layout, start: &Start<'_>, memory: &mut [u8]) {
         incoming_size: limits.incoming,
         outgoing_address: address(RegionKind::Outgoing),
         outgoing_size: limits.outgoing,
-        heap_address: address(RegionKind::Heap),
-        heap_size: limits.heap,
+        heap_address: heap.0,
+        heap_size: heap.1,
         log_text_limit: start.log_text_limit,
         map_table_address: address(RegionKind::MapTable),
     };
@@ -160,33 +197,102 @@ fn entropy(layout: &Layout, entropy: &Entropy, memory: &mut [u8]) {
     memory[at..at + Entropy::SIZE].copy_from_slice(&entropy.to_bytes());
 }
 
+/// How many bytes of arguments and environment a program with such a stack can be started with.
+pub fn most_arguments(stack: u64) -> u64 {
+    stack / 4
+}
+
+/// Bytes of stack that arguments and environment take, with the pointers to them.
+pub fn arguments_size(start: &Start<'_>) -> u64 {
+    let texts = start.arguments.iter().chain(start.environment);
+    texts.map(|text| text.len() as u64 + 1 + 8).sum::<u64>() + start.name.len() as u64 + 1
+}
+
 /// Writes the System V initial stack and returns the stack pointer.
 fn initial_stack(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut [u8]) -> Gva {
     let stack = layout.region(RegionKind::Stack);
-    let top = stack.end().0;
-    // Strings and random bytes first, at the very top; names are cut to stay within one page.
-    let name = &start.name.as_bytes()[..start.name.len().min(256)];
-    let name_address = top - 8 - name.len() as u64 - 1;
-    let random_address = (name_address - 16) & !15;
-    let mut words = vec![1, name_address, 0, 0];
-    if let Some((headers, count)) = program.headers() {
-        let headers = headers.wrapping_add(layout.load_base());
-        words.extend([aux::PHDR, headers, aux::PHENT, 56, aux::PHNUM, u64::from(count)]);
-    }
-    let entry = program.entry().wrapping_add(layout.load_base());
-    words.extend([aux::PAGESZ, PAGE_SIZE, aux::ENTRY, entry, aux::RANDOM, random_address]);
-    words.extend([AT_GLOWBOX, layout.region(RegionKind::Control).start.0, aux::NULL, 0]);
-    let pointer = (random_address - 8 * words.len() as u64) & !15;
-
     let base = layout.memory(RegionKind::Stack).start;
     let mut write = |address: u64, bytes: &[u8]| {
         let at = index(base + (address - stack.start.0));
         memory[at..at + bytes.len()].copy_from_slice(bytes);
     };
-    write(name_address, name);
-    write(random_address, &start.random);
+    // Strings and random bytes first, at the very top, each string with a zero behind it. Of an earlier
+    // start there may be other bytes.
+    let mut next = stack.end().0 - 8;
+    let mut text = |bytes: &[u8]| {
+        write(next - 1, &[0]);
+        next -= bytes.len() as u64 + 1;
+        write(next, bytes);
+        next
+    };
+    let name = text(start.name);
+    let arguments: Vec<u64> = start.arguments.iter().map(|argument| text(argument)).collect();
+    let environment: Vec<u64> = start.environment.iter().map(|pair| text(pair)).collect();
+    let platform = text(b"x86_64");
+    let random = (next - 16) & !15;
+    write(random, &start.random);
+
+    let mut words = vec![1 + arguments.len() as u64, name];
+    words.extend(arguments);
+    words.push(0);
+    words.extend(environment);
+    words.push(0);
+    words.extend(auxiliary(program, layout).into_iter().flatten());
+    words.extend([aux::EXECFN, name, aux::PLATFORM, platform, aux::RANDOM, random]);
+    words.extend([AT_GLOWBOX, layout.region(RegionKind::Control).start.0, aux::NULL, 0]);
+    let pointer = (random - 8 * words.len() as u64) & !15;
     for (index, word) in words.iter().enumerate() {
         write(pointer + 8 * index as u64, &word.to_le_bytes());
     }
     Gva(pointer)
+}
+
+/// The entries of the auxiliary vector that point to nothing on the stack.
+fn auxiliary(program: &Program, layout: &Layout) -> Vec<[u64; 2]> {
+    let mut entries = Vec::new();
+    if let Some((headers, count)) = program.headers() {
+        let headers = headers.wrapping_add(layout.load_base());
+        entries.extend([[aux::PHDR, headers], [aux::PHENT, 56], [aux::PHNUM, count.into()]]);
+    }
+    let entry = program.entry().wrapping_add(layout.load_base());
+    entries.extend([[aux::PAGESZ, PAGE_SIZE], [aux::BASE, 0], [aux::FLAGS, 0]]);
+    entries.extend([[aux::ENTRY, entry], [aux::CLKTCK, TICKS], [aux::SECURE, 0]]);
+    entries.extend([aux::UID, aux::EUID, aux::GID, aux::EGID].map(|kind| [kind, USER]));
+    entries.push([aux::MINSIGSTKSZ, MIN_SIGNAL_STACK]);
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::elf::tests::{SMALL, program};
+    use crate::layout::Limits;
+
+    #[test]
+    fn what_an_earlier_start_has_left_on_the_stack_is_no_part_of_a_text() {
+        let limits = Limits { heap: 16 << 10, incoming: 4096, outgoing: 4096, ..Limits::DEFAULT };
+        let program = program(&SMALL);
+        let layout = Layout::new(&program, limits, 7).unwrap();
+        let mut memory = vec![0xff; index(layout.size())];
+        let (arguments, environment) = (vec![b"exit".to_vec(), b"7".to_vec()], vec![b"A=".to_vec()]);
+        let start = Start {
+            name: b"program",
+            arguments: &arguments,
+            environment: &environment,
+            random: [1; 16],
+            entropy: Entropy::default(),
+            log_level: 0,
+            log_text_limit: 1,
+        };
+        let Entry { rsp, .. } = stack(&program, &layout, &start, &mut memory);
+        let at = |address: u64| index(layout.translate(address).unwrap().0);
+        let word = |number: u64| {
+            let at = at(rsp.0 + 8 * number);
+            u64::from_le_bytes(*memory[at..].first_chunk().unwrap())
+        };
+        let text = |address: u64| memory[at(address)..].split(|byte| *byte == 0).next().unwrap();
+        assert_eq!(word(0), 3);
+        assert_eq!([1, 2, 3].map(|number| text(word(number))), [&b"program"[..], b"exit", b"7"]);
+        assert_eq!((word(4), text(word(5)), word(6)), (0, &b"A="[..], 0));
+    }
 }

@@ -45,6 +45,8 @@ pub struct Mapping {
     pub protection: Protection,
     /// Who may do it.
     pub privilege: Privilege,
+    /// Whether it may be made of large pages, where its addresses allow that.
+    pub large: bool,
 }
 
 /// Why page tables could not be built.
@@ -170,7 +172,7 @@ struct Piece {
 
 /// Cuts a mapping into small pages, large pages, small pages.
 fn pieces(mapping: &Mapping) -> Result<Vec<Piece>, PagingError> {
-    let Mapping { gva, gpa, length, .. } = *mapping;
+    let Mapping { gva, gpa, length, large, .. } = *mapping;
     let wraps = gva.0.checked_add(length).is_none() || gpa.0.checked_add(length).is_none();
     let whole = gva.is_aligned(PAGE_SIZE) && gpa.is_aligned(PAGE_SIZE) && length % PAGE_SIZE == 0;
     if wraps || !whole || (gpa.0 + length) & !(ADDRESS | (PAGE_SIZE - 1)) != 0 {
@@ -180,7 +182,7 @@ fn pieces(mapping: &Mapping) -> Result<Vec<Piece>, PagingError> {
     let same_phase = (gva.0 ^ gpa.0) & (LARGE_PAGE_SIZE - 1) == 0;
     let first_large = gva.0.next_multiple_of(LARGE_PAGE_SIZE);
     let last_large = end & !(LARGE_PAGE_SIZE - 1);
-    let bounds = if same_phase && first_large < last_large {
+    let bounds = if large && same_phase && first_large < last_large {
         [(gva.0, first_large, 0), (first_large, last_large, 1), (last_large, end, 0)]
     } else {
         [(gva.0, end, 0), (end, end, 0), (end, end, 0)]
@@ -317,7 +319,7 @@ mod tests {
 
     fn mapping(gva: u64, gpa: u64, length: u64, protection: Protection) -> Mapping {
         let privilege = if gva < 0x7f_0000_0000 { Privilege::User } else { Privilege::Supervisor };
-        Mapping { gva: Gva(gva), gpa: Gpa(gpa), length, protection, privilege }
+        Mapping { gva: Gva(gva), gpa: Gpa(gpa), length, protection, privilege, large: true }
     }
 
     fn built(mappings: &[Mapping], base: Gpa) -> Vec<u8> {

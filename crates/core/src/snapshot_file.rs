@@ -10,6 +10,8 @@
 //!             ├──────────────┤
 //!             │ program      │ the guest's ELF file
 //!             ├──────────────┤
+//!             │ process      │ a Linux guest's process; empty for others
+//!             ├──────────────┤
 //!             │ zero padding │
 //!   multiple  ├──────────────┤
 //!    of 4096  │ memory image │ the pages, one after the other: mapped, not read
@@ -50,11 +52,13 @@ use header::Section;
 use reader::Reader;
 
 /// Version of the format that is written, and the only one that is read.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Most bytes of metadata.
 pub const MAX_METADATA: u64 = 64 << 10;
 /// Most bytes of a guest's ELF file.
 pub const MAX_PROGRAM: u64 = 512 << 20;
+/// Most bytes of a Linux guest's process, which its files are part of.
+pub const MAX_PROCESS: u64 = 1 << 30;
 /// Most runs of pages.
 pub const MAX_RUNS: usize = 65_536;
 /// Most bytes of guest memory.
@@ -81,6 +85,8 @@ pub struct Contents<'a> {
     pub runs: Vec<Run>,
     /// The guest's ELF file. Its bytes are not looked at here.
     pub program: &'a [u8],
+    /// A Linux guest's process; empty for others. Its bytes are not looked at here.
+    pub process: &'a [u8],
 }
 
 impl<'a> Contents<'a> {
@@ -94,7 +100,8 @@ impl<'a> Contents<'a> {
         let metadata = section(&mut reader, "metadata", &header.metadata)?;
         let runs = section(&mut reader, "runs table", &header.runs)?;
         let program = section(&mut reader, "program", &header.program)?;
-        let padding = header.image.offset - header.program.end();
+        let process = section(&mut reader, "process", &header.process)?;
+        let padding = header.image.offset - header.process.end();
         if let Some(byte) = reader.bytes("padding", padding)?.iter().find(|byte| **byte != 0) {
             return Err(FormatError::invalid("padding", u64::from(*byte), "it must be zero"));
         }
@@ -105,7 +112,7 @@ impl<'a> Contents<'a> {
             let problem = "the runs table has another number of pages";
             return Err(FormatError::invalid("memory image length", header.image.length, problem));
         }
-        Ok(Contents { metadata, runs, program })
+        Ok(Contents { metadata, runs, program, process })
     }
 
     /// Everything that stands before the memory image, from the file's first byte on. `image` is the
@@ -122,7 +129,7 @@ impl<'a> Contents<'a> {
         let metadata = self.metadata.encode()?;
         let image_length = runs::check(&self.runs, self.metadata.window_size)?;
         let runs = runs::encode(&self.runs);
-        let parts = [&metadata[..], &runs, self.program];
+        let parts = [&metadata[..], &runs, self.program, self.process];
         let header = Header::new(parts, image_length, image)?;
         let size = Header::SIZE + parts.iter().map(|part| part.len()).sum::<usize>();
         let size = size.next_multiple_of(Header::SIZE);

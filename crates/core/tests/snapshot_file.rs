@@ -7,15 +7,15 @@ mod support;
 use glowbox_core::layout::Limits;
 use glowbox_core::snapshot_file::{Contents, FormatError, Header, ImageHasher, Metadata, Run};
 use support::{
-    BORDERS, IMAGE_PAGES, PROGRAM, Parts, file, image, load, metadata, range, refused_or_exact,
-    runs, seal,
+    BORDERS, IMAGE_PAGES, Parts, contents, file, image, load, metadata, range, refused_or_exact,
+    seal,
 };
 
 #[test]
 fn what_is_saved_is_what_is_loaded() {
     let file = file();
     let (header, contents) = load(&file).unwrap();
-    assert_eq!(contents, Contents { metadata: metadata(), runs: runs(), program: PROGRAM });
+    assert_eq!(contents, support::contents());
     assert_eq!(header.contents().start, 4096);
     assert_eq!(header.contents().end, header.image().start);
     assert_eq!(header.image().start % 4096, 0);
@@ -37,7 +37,7 @@ fn extremes_of_every_part_can_be_saved_and_loaded() {
     };
     let runs = support::covering((0..1024).map(|n| n * 2..n * 2 + 1));
     let program = vec![7; 4096 * 3 + 1];
-    let contents = Contents { metadata, runs, program: &program };
+    let contents = Contents { metadata, runs, program: &program, process: &program[1..] };
     let mut hasher = ImageHasher::new();
     hasher.update(&[0; 1024 * 4096]);
     let mut file = contents.encode(hasher.finish()).unwrap();
@@ -162,7 +162,7 @@ fn contents_cut_off_anywhere_are_refused_as_truncated() {
         }
     }
     fields.dedup();
-    assert_eq!(fields, ["metadata", "runs table", "program", "padding"]);
+    assert_eq!(fields, ["metadata", "runs table", "program", "process", "padding"]);
 }
 
 #[test]
@@ -198,14 +198,15 @@ fn damage_to_each_part_is_named() {
     };
     let checksum = |field| FormatError::Checksum { field };
     assert!(matches!(text(0), FormatError::NotASnapshot { .. }));
-    assert!(matches!(text(8), FormatError::Version { found: 17, supported: 1 }));
+    assert!(matches!(text(8), FormatError::Version { found: 18, supported: 2 }));
     assert!(matches!(text(12), FormatError::Architecture { found: 46, expected: 62 }));
     assert_eq!(text(2000), checksum("header"));
     assert_eq!(text(number(24)), checksum("metadata"));
     assert_eq!(text(number(56)), checksum("runs table"));
     assert_eq!(text(number(88)), checksum("program"));
-    assert!(text(number(120) - 1).to_string().starts_with("`padding` is 0x10"));
-    assert_eq!(text(number(120)), checksum("memory image"));
+    assert_eq!(text(number(120)), checksum("process"));
+    assert!(text(number(152) - 1).to_string().starts_with("`padding` is 0x10"));
+    assert_eq!(text(number(152)), checksum("memory image"));
 }
 
 #[test]
@@ -323,9 +324,9 @@ fn what_is_no_snapshot_is_said_to_be_none() {
 fn another_versions_file_says_so_whatever_else_it_holds() {
     let mut file = file();
     file[8..4096].fill(0xee);
-    file[8..12].copy_from_slice(&2u32.to_le_bytes());
+    file[8..12].copy_from_slice(&3u32.to_le_bytes());
     let error = load(&file).unwrap_err();
-    assert_eq!(error, FormatError::Version { found: 2, supported: 1 });
+    assert_eq!(error, FormatError::Version { found: 3, supported: 2 });
     assert!(error.to_string().contains("save the snapshot again"));
 
     let mut parts = Parts::proper();
@@ -347,7 +348,7 @@ fn a_cpu_without_what_the_guest_was_shown_is_refused() {
 #[test]
 fn what_could_not_be_loaded_is_not_saved() {
     let save = |change: fn(&mut Contents<'_>)| {
-        let mut contents = Contents { metadata: metadata(), runs: runs(), program: PROGRAM };
+        let mut contents = contents();
         change(&mut contents);
         match contents.encode(ImageHasher::new().finish()) {
             Err(FormatError::Unsavable { field, .. }) => field,

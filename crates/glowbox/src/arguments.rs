@@ -5,7 +5,7 @@ use std::any::type_name;
 use glowbox_abi::wire::{self, WireError};
 use serde::Serialize;
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Sealed {}
 }
 

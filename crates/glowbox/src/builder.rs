@@ -2,34 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
-use glowbox_core::elf::Function as Import;
+use glowbox_core::elf::{Function as Import, Personality};
 use glowbox_core::layout::Limits;
 use glowbox_core::signature::Signature;
+use glowbox_linux::Clock;
+use glowbox_linux::files::{Input, Output};
 
+use crate::capabilities::Requested;
 use crate::host_function::{self, Given, HostFunction, Registered};
 use crate::instance::{Instance, Options};
 use crate::log::{self, Log, LogLevel, LogLimits, LogRecord};
 use crate::randomness::Randomness;
 use crate::setup::SetupOptions;
-use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Sandbox};
+use crate::{Engine, Error, ErrorKind, Guest, IntoGuest, Process, Sandbox};
 
-/// Default limit of the guest's heap.
-const DEFAULT_MEMORY: u64 = 64 << 20;
-/// Default size of the guest's stack.
-const DEFAULT_STACK: u64 = 1 << 20;
-/// Default size of messages.
-const DEFAULT_MESSAGE: u64 = 16 << 20;
 /// Default deadline of a call.
 pub(crate) const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
-/// Default limits of a guest's memory.
-pub(crate) const DEFAULT_LIMITS: Limits = Limits {
-    heap: DEFAULT_MEMORY,
-    stack: DEFAULT_STACK,
-    incoming: DEFAULT_MESSAGE,
-    outgoing: DEFAULT_MESSAGE,
-};
 /// Longest text of a log record that can be asked for.
 const MAX_LOG_TEXT: usize = 1 << 20;
 
@@ -62,6 +53,8 @@ pub struct Builder {
     log_level: Option<LogLevel>,
     log_limits: LogLimits,
     randomness: Randomness,
+    stack: Option<u64>,
+    requested: Requested,
 }
 
 /// The types of a host function, as `std::any::type_name` gives them.
@@ -117,12 +110,14 @@ impl Builder {
         Builder {
             engine: None,
             host_functions: HostFunctions::default(),
-            limits: DEFAULT_LIMITS,
+            limits: Limits::DEFAULT,
             deadline: Some(DEFAULT_DEADLINE),
             log_sink: Box::new(log::to_tracing),
             log_level: Some(LogLevel::Info),
             log_limits: LogLimits::default(),
             randomness: Randomness::default(),
+            stack: None,
+            requested: Requested::default(),
         }
     }
 
@@ -148,16 +143,17 @@ impl Builder {
     }
 
     /// Limits the guest's heap to this many bytes: a multiple of 4096 from 16 KiB to 64 GiB;
-    /// 64 MiB by default.
+    /// 64 MiB by default. For a Linux program it limits all the memory that it asks for while it runs,
+    /// which its own segments and its first stack are not part of.
     pub fn memory_limit(mut self, bytes: u64) -> Builder {
         self.limits.heap = bytes;
         self
     }
 
     /// Gives the guest a stack of this many bytes: a multiple of 4096 from 16 KiB to 256 MiB; 1 MiB
-    /// by default.
+    /// by default, and 8 MiB for a Linux program.
     pub fn stack_size(mut self, bytes: u64) -> Builder {
-        self.limits.stack = bytes;
+        self.stack = Some(bytes);
         self
     }
 
@@ -242,6 +238,89 @@ impl Builder {
         self
     }
 
+    /// The arguments of a Linux program, after its name; none by default.
+    ///
+    /// This and the other options down to [`Builder::allow_jit`] are for guests that are Linux
+    /// programs: those with the standard library, and any static executable. Others have no use for
+    /// them.
+    pub fn args<A: Into<Vec<u8>>>(mut self, arguments: impl IntoIterator<Item = A>) -> Builder {
+        self.requested.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Gives a Linux program an environment variable; it has none by default.
+    pub fn env(mut self, name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Builder {
+        let name = name.into();
+        self.requested.environment.retain(|(known, _)| *known != name);
+        self.requested.environment.push((name, value.into()));
+        self
+    }
+
+    /// What a Linux program reads from standard input; nothing by default. Sandboxes that are spawned
+    /// from a snapshot share it.
+    pub fn stdin(mut self, input: Input) -> Builder {
+        self.requested.files.stdin(input);
+        self
+    }
+
+    /// Where a Linux program's standard output goes; by default each line is a record in the log, of
+    /// level info and target `stdout`. Sandboxes that are spawned from a snapshot share it.
+    pub fn stdout(mut self, output: Output) -> Builder {
+        self.requested.stdout = Some(output);
+        self
+    }
+
+    /// Where a Linux program's standard error goes; by default each line is a record in the log, of
+    /// level info and target `stderr`. Sandboxes that are spawned from a snapshot share it.
+    pub fn stderr(mut self, output: Output) -> Builder {
+        self.requested.stderr = Some(output);
+        self
+    }
+
+    /// Puts a read-only file into a Linux program's tree, at an absolute path. It lies in memory. In the
+    /// scratch directory, it can be changed.
+    pub fn file(mut self, path: impl AsRef<str>, bytes: impl Into<Vec<u8>>) -> Builder {
+        self.requested.files.file(path, bytes);
+        self
+    }
+
+    /// Lets a Linux program read a directory of the host, and all that is below it, at an absolute path
+    /// of its own. It can't write there, nor get out by `..` or by a symbolic link; links that lead out
+    /// can't be followed. Only regular files and directories can be opened.
+    pub fn directory(mut self, path: impl AsRef<str>, host: impl AsRef<Path>) -> Builder {
+        self.requested.files.directory(path, host);
+        self
+    }
+
+    /// Gives a Linux program a directory to write to, at an absolute path, with room for so many bytes. It
+    /// lies in the host's memory, is part of snapshots, and is gone when the sandbox is. Names and
+    /// bookkeeping count too.
+    pub fn scratch(mut self, path: impl AsRef<str>, bytes: u64) -> Builder {
+        self.requested.files.scratch(path, bytes);
+        self
+    }
+
+    /// The directory that a Linux program starts in; `/` by default.
+    pub fn current_directory(mut self, path: impl AsRef<str>) -> Builder {
+        self.requested.files.current_directory(path);
+        self
+    }
+
+    /// Where a Linux program's time comes from; [`Clock::Virtual`] by default, which says nothing
+    /// about the host.
+    pub fn clock(mut self, clock: Clock) -> Builder {
+        self.requested.clock = clock;
+        self
+    }
+
+    /// Lets a Linux program execute memory that it has written, as just-in-time compilers do. Without
+    /// this, what is writable is never executable, and nothing becomes executable that was not in the
+    /// program's file.
+    pub fn allow_jit(mut self) -> Builder {
+        self.requested.allow_jit = true;
+        self
+    }
+
     /// Makes the VM, loads the guest and runs its start-up.
     ///
     /// `guest` is a path, or a [`Guest`] that has been read already (which saves reading and
@@ -249,20 +328,63 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`Io`](ErrorKind::Io) and [`InvalidGuest`](ErrorKind::InvalidGuest) for the file,
-    /// [`InvalidOption`](ErrorKind::InvalidOption) for a limit that can't be,
+    /// [`Io`](ErrorKind::Io) and [`InvalidGuest`](ErrorKind::InvalidGuest) for the file, or a directory
+    /// of the host; [`InvalidOption`](ErrorKind::InvalidOption) for an option that can't be,
     /// [`HostFunctionMissing`](ErrorKind::HostFunctionMissing) and
     /// [`SignatureMismatch`](ErrorKind::SignatureMismatch) for what the guest imports,
     /// [`HypervisorMissing`](ErrorKind::HypervisorMissing),
     /// [`HypervisorDenied`](ErrorKind::HypervisorDenied) and [`Hypervisor`](ErrorKind::Hypervisor)
     /// for the VM, and [`Start`](ErrorKind::Start) or what else may end a call for the start-up.
     pub fn build(self, guest: impl IntoGuest) -> Result<Sandbox, Error> {
-        self.limits.check().map_err(|error| {
+        self.check_limits()?;
+        let guest = guest.into_guest()?;
+        if !guest.program().is_library() {
+            let text = format!(
+                "`{}` is an ordinary program, which has no functions to be called: run it, with \
+                 Builder::load; or make it a guest, with the crate glowbox-guest",
+                guest.name()
+            );
+            return Err(Error::new(ErrorKind::InvalidGuest, text));
+        }
+        let (engine, options) = self.options(&guest)?;
+        Instance::boot(&engine, guest, options).map(Sandbox::new)
+    }
+
+    /// Makes the VM and loads an ordinary Linux program into it, for [`Process::run`].
+    ///
+    /// `program` is a path or a [`Guest`], of a statically linked executable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::build`], but for what concerns functions and the start-up, which has not run yet;
+    /// and [`InvalidGuest`](ErrorKind::InvalidGuest) for a guest that is no Linux program.
+    pub fn load(self, program: impl IntoGuest) -> Result<Process, Error> {
+        self.check_limits()?;
+        let guest = program.into_guest()?;
+        if guest.program().personality() == Personality::Glowbox {
+            let text = format!(
+                "`{}` is a guest whose functions are to be called, and no program that can be run; \
+                 build a sandbox of it, with Builder::build",
+                guest.name()
+            );
+            return Err(Error::new(ErrorKind::InvalidGuest, text));
+        }
+        let (engine, options) = self.options(&guest)?;
+        Instance::load(&engine, guest, options).map(Process::new)
+    }
+
+    fn check_limits(&self) -> Result<(), Error> {
+        let limits = Limits { stack: self.stack.unwrap_or(Limits::DEFAULT.stack), ..self.limits };
+        limits.check().map_err(|error| {
             Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
         })?;
-        self.check_options()?;
-        let guest = guest.into_guest()?;
-        let functions = self.host_functions.checked(&guest, true)?;
+        self.check_options()
+    }
+
+    /// What an instance of a guest is made with.
+    fn options(self, guest: &Guest) -> Result<(Engine, Options), Error> {
+        let functions = self.host_functions.checked(guest, true)?;
+        let capabilities = self.requested.open()?;
         let engine = self.engine.map_or_else(Engine::shared, Ok)?;
         let log = Log::new(self.log_sink, self.log_limits, self.log_level);
         let setup = SetupOptions {
@@ -270,9 +392,16 @@ impl Builder {
             log_level: self.log_level.map_or(0, |level| level as u32),
             log_text_limit: self.log_limits.text as u64,
         };
-        let options =
-            Options { limits: self.limits, functions, log, deadline: self.deadline, setup };
-        Instance::boot(&engine, guest, options).map(Sandbox::new)
+        let mut limits = Limits {
+            stack: self.stack.unwrap_or(Limits::default_for(guest.program()).stack),
+            ..self.limits
+        };
+        if !guest.program().is_library() {
+            // Nobody sends it messages.
+            (limits.incoming, limits.outgoing) = (Limits::MIN.incoming, Limits::MIN.outgoing);
+        }
+        let deadline = self.deadline;
+        Ok((engine, Options { limits, functions, log, deadline, setup, capabilities }))
     }
 
     fn check_options(&self) -> Result<(), Error> {

@@ -9,6 +9,8 @@ use glowbox_core::fault::{Fault, FaultKind};
 use glowbox_machine::MachineError;
 use serde::de::DeserializeOwned;
 
+use crate::process::ExitStatus;
+
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// What went wrong.
@@ -46,6 +48,7 @@ enum Detail {
     Fault(Box<Fault>),
     Panic(GuestPanic),
     Guest(Vec<u8>),
+    Exit(ExitStatus),
 }
 
 /// The kinds of [`Error`].
@@ -94,6 +97,11 @@ pub enum ErrorKind {
     Deadline,
     /// The call was interrupted. The sandbox is spent.
     Interrupted,
+    /// The guest has ended, by itself or by a signal, when it was to be called or to become ready: see
+    /// [`Error::exit_status`]. The sandbox is spent.
+    Exited,
+    /// Every thread of the guest waits for another one, for ever. The sandbox is spent.
+    Deadlock,
     /// A file that the guest's memory lies in, or that was lent to it, has been cut short. The
     /// sandbox is spent.
     MemoryLost,
@@ -172,6 +180,11 @@ impl Error {
         Error::build(kind, text, None, Detail::Fault(Box::new(fault)))
     }
 
+    pub(crate) fn of_exit(status: ExitStatus) -> Error {
+        let text = format!("the guest has ended, with {status}");
+        Error::build(ErrorKind::Exited, text, None, Detail::Exit(status))
+    }
+
     pub(crate) fn of_panic(panic: GuestPanic) -> Error {
         let text = match panic.location.as_str() {
             "" => format!("the guest panicked: {}", panic.message),
@@ -217,6 +230,14 @@ impl Error {
     pub fn fault(&self) -> Option<&Fault> {
         match &self.inner.detail {
             Detail::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// How the guest ended, for [`ErrorKind::Exited`].
+    pub fn exit_status(&self) -> Option<&ExitStatus> {
+        match &self.inner.detail {
+            Detail::Exit(status) => Some(status),
             _ => None,
         }
     }

@@ -21,16 +21,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Looks a function up by name and checks its types.
-    pub(crate) fn find(
-        guest: &Guest,
-        name: &str,
-        arguments: &[&str],
-        result: &str,
-    ) -> Result<Target, Error> {
+    /// Looks a function up by name.
+    pub(crate) fn export<'a>(guest: &'a Guest, name: &str) -> Result<&'a Export, Error> {
         let exports = guest.program().exports();
-        let Some(Export { signature, number, .. }) = exports.iter().find(|of| of.name == name)
-        else {
+        exports.iter().find(|of| of.name == name).ok_or_else(|| {
             let mut names: Vec<_> = exports.iter().map(|of| of.name.as_str()).collect();
             names.sort_unstable();
             let text = format!(
@@ -38,8 +32,18 @@ impl Target {
                 guest.name(),
                 if names.is_empty() { "none".to_string() } else { names.join(", ") }
             );
-            return Err(Error::new(ErrorKind::UnknownFunction, text));
-        };
+            Error::new(ErrorKind::UnknownFunction, text)
+        })
+    }
+
+    /// Looks a function up by name and checks its types.
+    pub(crate) fn find(
+        guest: &Guest,
+        name: &str,
+        arguments: &[&str],
+        result: &str,
+    ) -> Result<Target, Error> {
+        let Export { signature, number, .. } = Target::export(guest, name)?;
         let asked = Signature::of_types(arguments, result).map_err(|error| {
             let text =
                 format!("function `{name}` is called with a type that can't be named: {error}");

@@ -119,6 +119,12 @@ impl Guest {
         sorted(self.program().imports())
     }
 
+    /// Whether it is an ordinary program, to be run from start to end
+    /// ([`Builder::load`](crate::Builder::load)), and not a guest whose functions are called.
+    pub fn is_program(&self) -> bool {
+        !self.program().is_library()
+    }
+
     pub(crate) fn program(&self) -> &Program {
         &self.inner.program
     }

@@ -13,12 +13,15 @@ use glowbox_abi::mailbox::{
 use glowbox_core::layout::Limits;
 use glowbox_core::mail::{GuestMail, Return};
 use glowbox_core::registers::CpuState;
+use glowbox_linux::Process;
 use glowbox_machine::Exit;
 use glowbox_machine::interrupt::RunControl;
 use serde::de::DeserializeOwned;
 
+use crate::capabilities::Capabilities;
 use crate::function::Target;
 use crate::host_function::{Given, Invocation, Outcome, Prototypes, Registered, contain};
+use crate::linux::Linux;
 use crate::log::Log;
 use crate::pool::Lease;
 use crate::setup::{Setup, SetupOptions};
@@ -30,6 +33,7 @@ mod exits;
 mod lent;
 mod life;
 mod outcome;
+mod syscalls;
 
 use batch::Batch;
 pub(crate) use life::Own;
@@ -44,6 +48,7 @@ pub(crate) struct Options {
     pub(crate) log: Log,
     pub(crate) deadline: Option<Duration>,
     pub(crate) setup: SetupOptions,
+    pub(crate) capabilities: Capabilities,
 }
 
 /// A booted guest in its machine.
@@ -73,6 +78,12 @@ pub(crate) struct Instance {
     fresh: bool,
     /// The batch under way.
     batch: Option<Batch>,
+    /// A Linux guest's process.
+    linux: Option<Linux>,
+    /// Whether the guest is stopped for a moment now and then.
+    sliced: bool,
+    /// The signal that has ended a Linux guest, if its error is a fault.
+    killed_by: Option<i32>,
     stats: Stats,
     /// What the machine had counted when this instance got it.
     machine_before: MachineStats,
@@ -83,6 +94,8 @@ struct Origin {
     state: Arc<CpuState>,
     /// The generation of random numbers that the memory is of.
     generation: u64,
+    /// A Linux guest's process.
+    process: Option<Arc<Process>>,
     /// The snapshot, if it is one.
     snapshot: Option<Arc<Captured>>,
     /// Why the window remembers nothing, if it could not.
@@ -114,6 +127,8 @@ impl Instance {
         let deadline = watchdog.deadline(allowed);
         self.lease.control().begin(deadline);
         watchdog.expect(deadline);
+        self.sliced = false;
+        self.set_slices();
         // Host functions are contained where they are called; this is for whatever else may panic
         // while a call is under way, so that no state says that it still is.
         let result = contain(|| body(self)).unwrap_or_else(|message| {
@@ -144,6 +159,20 @@ impl Instance {
         let length = self.prepare(target, arguments)?;
         let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
         self.finish(target, returned)
+    }
+
+    /// Calls a function from outside, and gives the encoding of its value.
+    pub(crate) fn call_encoded(
+        &mut self,
+        target: &Target,
+        arguments: &impl Arguments,
+        options: &CallOptions,
+    ) -> Result<Vec<u8>, Error> {
+        let allowed = self.allowed_by(options)?;
+        let length = self.prepare(target, arguments)?;
+        let returned = self.timed(allowed, |instance| instance.enter(target, length))?;
+        let value = outcome::encoded(target, returned, self.outgoing()).map(<[u8]>::to_vec);
+        value.map_err(|error| self.spend_by_protocol(error))
     }
 
     /// The time that a call with these options is allowed.
@@ -216,10 +245,15 @@ impl Instance {
         returned: Return,
     ) -> Result<R, Error> {
         let value = outcome::value(target, returned, self.outgoing());
-        value.map_err(|error| match error.kind() {
+        value.map_err(|error| self.spend_by_protocol(error))
+    }
+
+    /// Marks it spent if the guest broke the rules by what it returned.
+    fn spend_by_protocol(&mut self, error: Error) -> Error {
+        match error.kind() {
             ErrorKind::Protocol => self.spend(error),
             _ => error,
-        })
+        }
     }
 
     /// Runs the guest until it says something that is for the caller.
@@ -228,7 +262,8 @@ impl Instance {
         loop {
             let exit = self.lease.run().map_err(Error::of_machine)?;
             if exit != Exit::CalledOut {
-                return Err(self.ended_by(exit));
+                self.answer(exit)?;
+                continue;
             }
             match self.mail()? {
                 GuestMail::HostCall { function, arguments, reply_offset } => {
@@ -326,11 +361,7 @@ impl Instance {
         text: Range<usize>,
     ) -> Result<(), Error> {
         let outgoing = &self.lease.memory()[self.setup.places.outgoing.clone()];
-        let log = &mut self.log;
-        contain(|| log.write(level, &outgoing[target], &outgoing[text])).map_err(|message| {
-            let text = format!("the sandbox's log sink panicked: {message}");
-            Error::new(ErrorKind::HostPanic, text)
-        })
+        write_record(&mut self.log, level, &outgoing[target], &outgoing[text])
     }
 
     /// Text that the guest wrote, cut to a sensible length.
@@ -373,6 +404,13 @@ impl Instance {
             ..self.stats
         }
     }
+}
+
+fn write_record(log: &mut Log, level: u32, target: &[u8], text: &[u8]) -> Result<(), Error> {
+    contain(|| log.write(level, target, text)).map_err(|message| {
+        let text = format!("the sandbox's log sink panicked: {message}");
+        Error::new(ErrorKind::HostPanic, text)
+    })
 }
 
 fn out_of_turn(mail: &GuestMail) -> Error {

@@ -61,6 +61,8 @@
 
 mod arguments;
 mod builder;
+mod capabilities;
+mod encoded;
 mod engine;
 mod error;
 mod filler;
@@ -69,9 +71,11 @@ mod guest;
 mod host_function;
 mod instance;
 mod interrupt;
+mod linux;
 mod log;
 mod mapping;
 mod pool;
+mod process;
 mod randomness;
 mod sandbox;
 mod setup;
@@ -88,8 +92,12 @@ pub use host_function::{Caller, HostError, HostFunction};
 pub use interrupt::InterruptHandle;
 pub use log::{LogLevel, LogLimits, LogRecord};
 pub use mapping::Mapping;
+pub use process::{ExitStatus, Process};
 pub use sandbox::{Sandbox, Stats};
 pub use snapshot::{Loader, Snapshot, Spawner};
+
+pub use glowbox_linux::Clock;
+pub use glowbox_linux::files::{Input, Output, OutputBuffer};
 
 pub use glowbox_core::fault::{Access, Fault, FaultKind};
 pub use glowbox_core::layout::RegionKind;

@@ -1,8 +1,10 @@
 //! What guests write to the host's log.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::{Duration, Instant};
+
+use glowbox_core::escape::Escaped;
 
 /// How important a log record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,25 +58,9 @@ pub struct LogRecord<'a> {
     pub dropped: u64,
 }
 
-/// Whether a character of a guest's text can make a log or an error show what is not there: control
-/// characters but tabs, line ends included, and those that reorder text.
-pub(crate) fn misleads(character: char) -> bool {
-    character.is_control() && character != '\t'
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}'
-            | '\u{2029}' | '\u{2066}'..='\u{2069}')
-}
-
 impl fmt::Display for LogRecord<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.text.chars() {
-            match character {
-                unsafe_to_show if misleads(unsafe_to_show) => {
-                    write!(f, "{}", unsafe_to_show.escape_default())?;
-                }
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
+        write!(f, "{}", Escaped(&self.text))
     }
 }
 

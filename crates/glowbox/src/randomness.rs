@@ -19,6 +19,8 @@ enum Stream {
     LoadAddress = 1,
     Auxiliary = 2,
     Guest = 3,
+    Process = 4,
+    Mappings = 5,
 }
 
 /// Where random numbers come from.
@@ -48,6 +50,24 @@ impl Randomness {
         let deterministic = u32::from(self != Randomness::System);
         let seed = self.bytes(Stream::Guest)?;
         Ok(Entropy { generation, deterministic, reserved: 0, seed })
+    }
+
+    /// Decides where a Linux guest's mappings start.
+    pub(crate) fn mappings(self) -> Result<u64, Error> {
+        self.bytes(Stream::Mappings).map(u64::from_le_bytes)
+    }
+
+    /// What a Linux guest's random numbers are made of.
+    pub(crate) fn process_seed(self) -> Result<[u8; 32], Error> {
+        self.bytes(Stream::Process)
+    }
+
+    /// The same for a copy of it, if that is to draw others than the original.
+    pub(crate) fn another_process_seed(self) -> Result<Option<[u8; 32]>, Error> {
+        match self {
+            Randomness::System => self.process_seed().map(Some),
+            Randomness::Fixed(_) => Ok(None),
+        }
     }
 
     fn bytes<const N: usize>(self, stream: Stream) -> Result<[u8; N], Error> {

@@ -7,11 +7,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use glowbox_core::address::index;
 use glowbox_core::layout::{Layout, RegionKind};
+use glowbox_core::load::{self, Start};
 use glowbox_core::mail::MailboxSizes;
 
+use crate::capabilities::Capabilities;
 use crate::function::Target;
 use crate::randomness::Randomness;
-use crate::{Arguments, Engine, Error, Guest};
+use crate::{Arguments, Engine, Error, ErrorKind, Guest};
 
 /// A guest, how it lies in memory, and what has been looked up about it.
 pub(crate) struct Setup {
@@ -75,6 +77,29 @@ impl Setup {
             imports,
             resolved: RwLock::default(),
         }
+    }
+
+    /// What the guest is started with, besides its program.
+    pub(crate) fn start<'a>(&'a self, capabilities: &'a Capabilities) -> Result<Start<'a>, Error> {
+        let start = Start {
+            name: self.guest.name().as_bytes(),
+            arguments: capabilities.arguments(),
+            environment: capabilities.environment(),
+            random: self.randomness.auxiliary()?,
+            entropy: self.randomness.entropy(1)?,
+            log_level: self.log_level,
+            log_text_limit: self.log_text_limit,
+        };
+        let most = load::most_arguments(self.layout.limits().stack);
+        let found = load::arguments_size(&start);
+        if found > most {
+            let text = format!(
+                "arguments and environment take {found} bytes, but may take {most}, a quarter of the \
+                 stack; see Builder::stack_size"
+            );
+            return Err(Error::new(ErrorKind::InvalidOption, text));
+        }
+        Ok(start)
     }
 
     /// As `find`, remembering the answer.

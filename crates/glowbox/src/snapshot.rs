@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use glowbox_core::load;
 use glowbox_core::registers::CpuState;
+use glowbox_linux::Process;
+use glowbox_linux::files::{Input, Output};
 use glowbox_machine::Machine;
 use glowbox_mem::Image;
 
 use crate::builder::HostFunctions;
+use crate::capabilities::{Capabilities, Replacements};
 use crate::host_function::{HostFunction, Prototypes};
 use crate::instance::{Instance, Own};
 use crate::log::{Log, LogRecord};
@@ -57,6 +60,8 @@ pub(crate) struct Captured {
     pub(crate) prototypes: Arc<Prototypes>,
     pub(crate) log: Mutex<Log>,
     pub(crate) deadline: Option<Duration>,
+    /// A Linux guest's process, and what of the host it can reach.
+    pub(crate) linux: Option<(Arc<Process>, Capabilities)>,
 }
 
 impl Drop for Captured {
@@ -125,14 +130,16 @@ impl Snapshot {
         let captured = &self.captured;
         let own = Own::new(Arc::clone(&captured.prototypes), captured.log(), captured.deadline);
         self.check_imports(&own)?;
-        Instance::spawn(captured, own).map(Sandbox::new)
+        Instance::spawn(captured, own, None).map(Sandbox::new)
     }
 
     /// Chooses what a spawned sandbox may do, where that differs from the snapshot's own.
     pub fn spawner(&self) -> Spawner<'_> {
         let deadline = self.captured.deadline;
         let functions = HostFunctions::default();
-        Spawner { snapshot: self, functions, log: self.captured.log(), deadline }
+        let log = self.captured.log();
+        let replacements = Replacements::default();
+        Spawner { snapshot: self, functions, log, deadline, replacements }
     }
 
     /// Keeps up to so many VMs ready for this snapshot from now on, in the background, so that spawning
@@ -201,6 +208,7 @@ pub struct Spawner<'a> {
     functions: HostFunctions,
     log: Log,
     deadline: Option<Duration>,
+    replacements: Replacements,
 }
 
 impl fmt::Debug for Spawner<'_> {
@@ -239,6 +247,39 @@ impl Spawner<'_> {
         self
     }
 
+    /// What a Linux program reads from standard input, instead of the snapshot's.
+    pub fn stdin(mut self, input: Input) -> Self {
+        self.replacements.stdin = Some(input);
+        self
+    }
+
+    /// Where a Linux program's standard output goes, instead of the snapshot's.
+    pub fn stdout(mut self, output: Output) -> Self {
+        self.replacements.stdout = Some(output);
+        self
+    }
+
+    /// Where a Linux program's standard error goes, instead of the snapshot's.
+    pub fn stderr(mut self, output: Output) -> Self {
+        self.replacements.stderr = Some(output);
+        self
+    }
+
+    /// The arguments of a program that has not run yet, for [`Spawner::load`], instead of the snapshot's.
+    pub fn args<A: Into<Vec<u8>>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        let arguments = arguments.into_iter().map(Into::into);
+        self.replacements.arguments.get_or_insert_default().extend(arguments);
+        self
+    }
+
+    /// A variable in the environment of a program that has not run yet, for [`Spawner::load`]; the first
+    /// one replaces all of the snapshot's.
+    pub fn env(mut self, name: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        let environment = self.replacements.environment.get_or_insert_default();
+        environment.push((name.into(), value.into()));
+        self
+    }
+
     /// Makes the sandbox.
     ///
     /// # Errors
@@ -246,8 +287,41 @@ impl Spawner<'_> {
     /// As [`Snapshot::spawn`], and [`InvalidOption`](ErrorKind::InvalidOption) for a deadline of zero or
     /// a host function that is registered twice,
     /// [`SignatureMismatch`](ErrorKind::SignatureMismatch) for one with other types than the guest
-    /// declares.
+    /// declares; [`InvalidGuest`](ErrorKind::InvalidGuest) for the snapshot of an ordinary program.
     pub fn spawn(self) -> Result<Sandbox, Error> {
+        if !self.snapshot.guest().program().is_library() {
+            let text = format!(
+                "`{}` is an ordinary program, which has no functions to be called: run it, with \
+                 Spawner::load",
+                self.snapshot.guest().name()
+            );
+            return Err(Error::new(ErrorKind::InvalidGuest, text));
+        }
+        self.instance().map(Sandbox::new)
+    }
+
+    /// Makes a process of an ordinary program's snapshot, which has been taken by
+    /// [`Process::snapshot`](crate::Process::snapshot): it can be run from its start.
+    ///
+    /// # Errors
+    ///
+    /// As [`Spawner::spawn`], but [`InvalidGuest`](ErrorKind::InvalidGuest) for the snapshot of a
+    /// guest with functions; and [`InvalidOption`](ErrorKind::InvalidOption) for arguments that can't be.
+    pub fn load(self) -> Result<crate::Process, Error> {
+        if self.snapshot.guest().program().is_library() {
+            let text = format!(
+                "the snapshot is of `{}`, a guest whose functions are to be called; make a sandbox \
+                 of it, with Spawner::spawn",
+                self.snapshot.guest().name()
+            );
+            return Err(Error::new(ErrorKind::InvalidGuest, text));
+        }
+        let mut instance = self.instance()?;
+        instance.start_with_arguments()?;
+        Ok(crate::Process::new(instance))
+    }
+
+    fn instance(self) -> Result<Instance, Error> {
         crate::builder::check_deadline(self.deadline)?;
         let captured = &self.snapshot.captured;
         let setup = &captured.setup;
@@ -260,6 +334,10 @@ impl Spawner<'_> {
         }
         let own = Own::new(Arc::new(Prototypes::new(prototypes)), self.log, self.deadline);
         self.snapshot.check_imports(&own)?;
-        Instance::spawn(captured, own).map(Sandbox::new)
+        let capabilities = match &captured.linux {
+            Some((_, capabilities)) => Some(capabilities.replaced_by(self.replacements)?),
+            None => None,
+        };
+        Instance::spawn(captured, own, capabilities)
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use glowbox_machine::interrupt::{NO_DEADLINE, RunControl};
+use glowbox_machine::interrupt::{NO_DEADLINE, RunControl, SLICE};
 
 /// Enforces the deadlines of the calls it is told of.
 #[derive(Debug)]
@@ -84,6 +84,11 @@ impl Watchdog {
             Some(allowed) => self.shared.now().saturating_add(nanoseconds(allowed)),
             None => NO_DEADLINE,
         }
+    }
+
+    /// When a time slice that begins now is over, for [`RunControl::set_slice`].
+    pub(crate) fn slice_end(&self) -> u64 {
+        self.shared.now().saturating_add(SLICE)
     }
 
     /// Makes sure that the watchdog looks in time; to be called after [`RunControl::begin`].
@@ -168,10 +173,15 @@ impl State {
         self.controls().fold(0, |sum, control| sum.wrapping_add(control.calls()))
     }
 
-    /// Stops the calls whose deadline has passed, and returns the earliest that has not.
+    /// Stops the calls whose deadline has passed, ends time slices, and returns the earliest end of
+    /// either that has not come.
     fn expire(&self, now: u64) -> u64 {
         let mut earliest = NO_DEADLINE;
         for control in self.controls() {
+            control.tick(now);
+            if let Some(end) = control.slice_end() {
+                earliest = earliest.min(end);
+            }
             if !control.expire(now)
                 && let Some(deadline) = control.deadline()
             {

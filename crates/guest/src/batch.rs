@@ -8,6 +8,7 @@ use glowbox_abi::batch::{BatchItem, BatchResult, next};
 use glowbox_abi::mailbox::{FromGuest, FromGuestKind, ToGuest};
 
 use crate::arch::{self, Message};
+use crate::runtime;
 
 /// Serves a batch and returns what to tell the host.
 pub(crate) fn serve_many(incoming: &ToGuest) -> FromGuest {
@@ -27,7 +28,8 @@ pub(crate) fn serve_many(incoming: &ToGuest) -> FromGuest {
         let arguments = item + BatchItem::SIZE;
         let header = {
             let offset = incoming.offset.wrapping_add(arguments as u64);
-            handler(&Message::take(&ToGuest { offset, length: length as u64, ..*incoming }))
+            let length = length as u64;
+            runtime::run(handler, &Message::take(&ToGuest { offset, length, ..*incoming }))
         };
         record = put_result(record, &header);
         item = next(arguments + length);

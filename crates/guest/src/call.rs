@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::arch::{self, Message};
-use crate::{HostError, batch};
+use crate::{HostError, batch, runtime};
 
 /// What runs when an exported function is called: decodes, calls, encodes.
 pub type ExportHandler = fn(&Message) -> FromGuest;
@@ -30,12 +30,12 @@ pub type ImportRecord<const N: usize> = Record<u64, N>;
 /// Serves one call and returns what to tell the host.
 pub(crate) fn serve(incoming: &ToGuest) -> FromGuest {
     let message = Message::take(incoming);
-    arch::export_handler(incoming.function)(&message)
+    runtime::run(arch::export_handler(incoming.function), &message)
 }
 
 /// Runs a start-up function's record; `Some` if it failed.
 pub(crate) fn start_main(handler: ExportHandler) -> Option<FromGuest> {
-    let header = handler(&Message::empty());
+    let header = runtime::run(handler, &Message::empty());
     (header.kind == FromGuestKind::StartError as u32).then_some(header)
 }
 
@@ -127,7 +127,8 @@ pub fn return_error(
 ///
 /// # Errors
 ///
-/// [`HostError`] if the host refuses the call, or arguments or reply do not fit.
+/// [`HostError`] if the host refuses the call, arguments or reply do not fit, or this is not the
+/// thread that serves calls.
 ///
 /// # Panics
 ///
@@ -136,6 +137,9 @@ pub fn call_host<R: DeserializeOwned>(
     function: u32,
     encode: impl Fn(&mut [u8]) -> Result<usize, WireError>,
 ) -> Result<R, HostError> {
+    if !arch::is_serving() {
+        return Err(HostError::new(runtime::NOT_SERVING));
+    }
     let length = match encode_outgoing(encode) {
         Some(Ok(length)) => length,
         Some(Err(error)) => return Err(HostError::new(format!("the arguments: {error}"))),

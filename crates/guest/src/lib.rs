@@ -1,6 +1,6 @@
 //! The library that Glowbox guests are written with.
 //!
-//! A guest is a `no_std` program whose functions a host calls inside a micro-VM:
+//! A guest is a program whose functions a host calls inside a micro-VM. Without the standard library:
 //!
 //! ```ignore
 //! #![no_std]
@@ -16,8 +16,23 @@
 //! }
 //! ```
 //!
-//! Its `Cargo.toml` needs nothing but this dependency; `glowbox-build` builds it. See
-//! `docs/writing-guests.md` for the whole story. In short:
+//! Its `Cargo.toml` needs nothing but this dependency; `glowbox-build` builds it. With the feature
+//! `std` of this crate, a guest is an ordinary program that ends with `serve`:
+//!
+//! ```ignore
+//! use glowbox_guest::guest_function;
+//!
+//! #[guest_function]
+//! fn greet(name: &str) -> String {
+//!     format!("Hello, {name}! It is {:?}.", std::time::SystemTime::now())
+//! }
+//!
+//! fn main() {
+//!     glowbox_guest::serve();
+//! }
+//! ```
+//!
+//! See `docs/writing-guests.md` for the whole story. In short:
 //!
 //! - [`macro@guest_function`] offers a function to the host. Parameters and result are any serde
 //!   types; `&str` and `&[u8]` parameters are borrowed from the message, not copied. A function may
@@ -31,31 +46,44 @@
 //! - A panic, an exhausted heap or a fault ends the call; the host is told which it was, with
 //!   message and place.
 //!
-//! The library brings the guest's entry point, heap, panic handler and memory functions. `unsafe`
-//! code is confined to the modules `arch` and `heap`.
+//! The library brings the entry point, heap, panic handler and memory functions of a guest without
+//! the standard library. `unsafe` code is confined to the modules `arch` and `heap`.
 
 #![no_std]
 #![deny(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64"))]
 mod arch;
 mod batch;
 mod call;
 mod error;
-mod heap;
+#[cfg(not(feature = "std"))]
+mod freestanding;
 mod maps;
 mod output;
 mod panic;
 pub mod random;
-mod start;
+mod serving;
+#[cfg(feature = "std")]
+mod with_std;
+
+// What differs between a guest without and with the standard library.
+#[cfg(not(feature = "std"))]
+use freestanding as runtime;
+#[cfg(feature = "std")]
+use with_std as runtime;
 
 pub use error::HostError;
 pub use glowbox_macros::{guest_function, host_function, main};
 pub use log;
 pub use maps::{mapped, mapped_names};
 pub use output::print_text;
+#[cfg(feature = "std")]
+pub use with_std::serve;
 
 /// What guests use most of `alloc`. The macros bring it into scope where they are used, so that a
 /// guest reads like any Rust program.
@@ -89,6 +117,27 @@ macro_rules! println {
     ($($argument:tt)*) => { $crate::print_text(::core::format_args!($($argument)*)) };
 }
 
+/// What becomes of a start-up function that is called `main`.
+#[cfg(not(feature = "std"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __start_up {
+    ($($item:item)*) => { $($item)* };
+}
+
+/// What becomes of a start-up function that is called `main`: it goes into the program's own.
+#[cfg(feature = "std")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __start_up {
+    ($($item:item)*) => {
+        fn main() {
+            $($item)*
+            $crate::serve()
+        }
+    };
+}
+
 /// What the macros' expansions use. Not part of the interface.
 #[doc(hidden)]
 pub mod __private {
@@ -99,7 +148,7 @@ pub mod __private {
         Raise, RaiseAsError, RaiseAsPanic, ResultTypes, SerializePayload, Text, TextPayload,
         Untyped, bad_arguments, call_host, return_error, return_ok, return_value,
     };
-    pub use crate::start::{MainResult, run_main};
+    pub use crate::serving::{MainResult, run_main};
     pub use glowbox_abi::mailbox::FromGuest;
     pub use glowbox_abi::record::{Kind, Record};
     pub use glowbox_abi::typed::{Piece, Type, measure, render};
@@ -107,7 +156,9 @@ pub mod __private {
 
     /// For test guests that speak the mailbox protocol by hand.
     pub mod raw {
-        pub use crate::arch::{batch_progress, leave, set_entropy, with_outgoing};
+        #[cfg(not(feature = "std"))]
+        pub use crate::arch::set_entropy;
+        pub use crate::arch::{batch_progress, leave, with_outgoing};
         pub use glowbox_abi::mailbox::Entropy;
     }
 }

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use glowbox_abi::mailbox::{FromGuest, FromGuestKind};
 use log::{LevelFilter, Log, Metadata, Record};
 
-use crate::{arch, batch};
+use crate::{arch, batch, runtime};
 
 /// Longest target in bytes.
 const MAX_TARGET: usize = 256;
@@ -41,6 +41,10 @@ impl Write for SliceWriter<'_> {
 /// Sends one record. Without space in the mailbox (in the middle of encoding a message) it is
 /// dropped.
 fn send(level: log::Level, target: &str, text: fmt::Arguments<'_>) {
+    if !arch::is_serving() {
+        runtime::print_elsewhere(target, text);
+        return;
+    }
     let info = arch::boot_info();
     if level as u32 > info.log_level {
         return;

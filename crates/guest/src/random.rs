@@ -25,15 +25,17 @@
 //! ```
 //!
 //! [`GuestRng`] is the same as a generator for the crates around `rand`. The crate `getrandom`
-//! (versions 0.3 and 0.4) works in guests too, and draws from here.
+//! (versions 0.3 and 0.4) works in guests too, and draws from here; in a guest with the standard
+//! library it asks the operating system, as everywhere, and so the host.
 
 use core::cell::RefCell;
 use core::convert::Infallible;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use chacha20::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _, TryCryptoRng, TryRng};
 
-use crate::arch::{self, OneThread};
+use crate::arch;
 
 pub use rand_core;
 
@@ -43,31 +45,30 @@ struct Generator {
     stream: ChaCha20Rng,
 }
 
-struct State {
-    generator: Option<Generator>,
-    /// How many generators there have been in this memory: the next one's stream.
-    seedings: u64,
+arch::per_thread! {
+    static GENERATOR: RefCell<Option<Generator>> = RefCell::new(None);
 }
 
-static STATE: OneThread<RefCell<State>> =
-    OneThread(RefCell::new(State { generator: None, seedings: 0 }));
+/// How many generators there have been in this memory: the next one's stream. So the threads of a
+/// guest that has several draw different numbers.
+static SEEDINGS: AtomicU64 = AtomicU64::new(0);
 
 /// Runs `draw` with a generator of the present generation.
 fn with_stream<R>(draw: impl FnOnce(&mut ChaCha20Rng) -> R) -> R {
-    let mut state = STATE.0.borrow_mut();
-    let State { generator, seedings } = &mut *state;
     let generation = arch::entropy_generation();
-    let generator = match generator {
-        Some(known) if known.generation == generation => known,
-        // Of a state that another copy of this memory may go on with, nothing is used.
-        stale => {
-            let mut stream = ChaCha20Rng::from_seed(arch::entropy().seed);
-            stream.set_stream(*seedings);
-            *seedings += 1;
-            stale.insert(Generator { generation, stream })
-        }
-    };
-    draw(&mut generator.stream)
+    GENERATOR.with(|generator| {
+        let mut generator = generator.borrow_mut();
+        let generator = match &mut *generator {
+            Some(known) if known.generation == generation => known,
+            // Of a state that another copy of this memory may go on with, nothing is used.
+            stale => {
+                let mut stream = ChaCha20Rng::from_seed(arch::entropy().seed);
+                stream.set_stream(SEEDINGS.fetch_add(1, Ordering::Relaxed));
+                stale.insert(Generator { generation, stream })
+            }
+        };
+        draw(&mut generator.stream)
+    })
 }
 
 /// Fills `bytes` with random ones, good for keys.

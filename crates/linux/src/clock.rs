@@ -26,6 +26,17 @@ pub enum Clock {
 
 /// 2000-01-01 00:00:00 UTC, in seconds.
 const VIRTUAL_START: u64 = 946_684_800;
+impl Clock {
+    /// Nanoseconds since 1970 when a process starts.
+    pub fn start(&self) -> u64 {
+        match self {
+            Clock::Virtual => VIRTUAL_START * SECOND,
+            Clock::Frozen(at) => since_1970(*at),
+            Clock::Real => since_1970(SystemTime::now()),
+        }
+    }
+}
+
 /// How far a virtual clock goes when it is read.
 const READING: u64 = 1_000;
 const SECOND: u64 = 1_000_000_000;
@@ -65,12 +76,10 @@ impl Clocks {
 
     /// Nanoseconds since 1970.
     pub(crate) fn realtime(&mut self, clock: &Clock) -> u64 {
-        let start = match clock {
-            Clock::Virtual => VIRTUAL_START * SECOND,
-            Clock::Frozen(at) => return since_1970(*at),
-            Clock::Real => return since_1970(SystemTime::now()),
-        };
-        start.saturating_add(self.monotonic(clock))
+        match clock {
+            Clock::Virtual => clock.start().saturating_add(self.monotonic(clock)),
+            Clock::Frozen(_) | Clock::Real => clock.start(),
+        }
     }
 
     /// Lets a clock that is not the host's go on, since a time slice has passed.

@@ -106,6 +106,30 @@ impl Process {
         self.threads.needs_ticks()
     }
 
+    /// What its address space is made of.
+    pub fn space_options(&self) -> &space::Options {
+        self.space.options()
+    }
+
+    /// What it may keep the host's memory busy with.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Writes its page tables anew, where only those of what is mapped at the start are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Space::rebuild`].
+    pub fn rebuild(&mut self, hardware: &mut dyn Hardware) -> Result<(), Broken> {
+        self.space.rebuild(hardware)
+    }
+
+    /// Nanoseconds on its monotonic clock.
+    pub fn now(&mut self, world: &World) -> u64 {
+        self.clock.monotonic(&world.clock)
+    }
+
     /// Seeds its random numbers anew: for a copy of a process.
     pub fn reseed(&mut self, seed: [u8; 32]) {
         self.random = Random::new(seed);
@@ -172,7 +196,13 @@ impl Process {
     ) -> Outcome {
         let result = match answer {
             Ok(value) => value,
-            Err(Stop::Error(error)) => error.to_register(),
+            Err(Stop::Error(error)) => {
+                // Only writing gives this.
+                if error == Errno::EPIPE {
+                    self.threads.raise(raw::SIGPIPE);
+                }
+                error.to_register()
+            }
             // No call has reason to wait on when its time has come.
             Err(Stop::Wait(_)) if again.is_some_and(|again| again.timed_out) => {
                 Errno::EAGAIN.to_register()
@@ -192,6 +222,8 @@ impl Process {
             Err(Stop::Broken(broken)) => return Outcome::Next(Next::Broken(broken)),
         };
         registers.rax = result;
+        // What only its mask let through is for a call that is cut short.
+        self.threads.restore_mask();
         if made.number != u64::from(raw::__NR_futex) {
             self.threads.note_call();
         }

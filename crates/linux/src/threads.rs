@@ -190,12 +190,13 @@ impl Threads {
             && distinct(&ids)
             && distinct(&queued)
             && queued.iter().all(exists)
-            // The one that runs does not stand in the queue.
-            && !(running(self.loaded) && queued.binary_search(&self.loaded).is_ok())
+            // The one that runs makes calls, and does not stand in the queue.
+            && (!running(self.loaded)
+                || self.current == self.loaded && queued.binary_search(&self.loaded).is_err())
             && (self.loaded == 0 || exists(&self.loaded))
             && self.list.iter().all(|thread| (thread.saved.is_none()) == (thread.id == self.loaded))
             && self.list.iter().all(runs)
-            && self.list.iter().all(|thread| thread.pending.is_sound())
+            && self.list.iter().all(Thread::is_sound)
             && self.pending.is_sound()
             && (PID..LAST_ID).contains(&self.next_id)
             && self.turn < u64::MAX / 2
@@ -207,8 +208,10 @@ impl Threads {
     pub(crate) fn needs_ticks(&self) -> bool {
         let timed = |thread: &Thread| match thread.state {
             State::Running => false,
-            State::Waiting(Waiting { wait, .. }) => {
-                wait.until.is_some() || wait.on == WaitFor::Input
+            State::Waiting(Waiting { wait, seen, .. }) => {
+                wait.until.is_some()
+                    || wait.on == WaitFor::Input
+                    || wait.on == WaitFor::Files && seen != self.happened
             }
         };
         !self.queue.is_empty()

@@ -3,7 +3,6 @@
 mod support;
 
 use glowbox_core::registers::{ExtendedState, Registers};
-use glowbox_linux::Event;
 use linux_raw_sys::errno::{EAGAIN, EINTR, EINVAL, ENOMEM, EPERM, ESRCH};
 use support::{CODE, DATA, Guest, STACK, Went, bit, error, extended, handler_of, raw};
 
@@ -319,6 +318,36 @@ fn sigsuspend_waits_with_another_mask_and_restores_it() {
     assert_eq!((guest.result(), guest.mask()), (error(EINTR), bit(raw::SIGUSR1)));
 }
 
+#[test]
+fn a_mask_for_a_poll_holds_while_it_waits() {
+    let mut guest = Guest::new();
+    guest.handler(raw::SIGUSR1, raw::SA_RESTART, 0);
+    guest.block(raw::SIGUSR1);
+    let other = guest.spawn();
+    guest.put_words(TIME, &[0, 5_000_000, 0]);
+    let poll = [0, 0, TIME, TIME + 16, 8];
+    // It times out: then nothing has come through.
+    assert_eq!(guest.call(raw::__NR_ppoll, &poll), Went::Entered);
+    assert_eq!(guest.id(), other);
+    let at = guest.returns(raw::__NR_rt_sigprocmask, &[0, 0, DATA, 8]);
+    assert_eq!((at, guest.word(DATA)), (0, bit(raw::SIGUSR1)));
+    assert_eq!(guest.call(raw::__NR_exit, &[0]), Went::Entered);
+    assert_eq!((guest.id(), guest.result(), guest.mask()), (2, 0, bit(raw::SIGUSR1)));
+    // A signal that was pending cuts it short.
+    raise(&mut guest, raw::SIGUSR1);
+    let epoll = guest.returns(raw::__NR_epoll_create1, &[0]).cast_unsigned();
+    let wait = [epoll, TIME, 1, u64::MAX, TIME + 16, 4];
+    assert_eq!(guest.returns(raw::__NR_epoll_pwait, &wait), error(EINVAL));
+    let wait = [epoll, TIME, 1, u64::MAX, TIME + 16, 8];
+    for (number, arguments) in [(raw::__NR_ppoll, &poll[..]), (raw::__NR_epoll_pwait, &wait)] {
+        assert_eq!(guest.call(number, arguments), Went::On);
+        assert_eq!(guest.registers.rip, handler_of(raw::SIGUSR1));
+        guest.sigreturn();
+        assert_eq!((guest.result(), guest.mask()), (error(EINTR), bit(raw::SIGUSR1)));
+        raise(&mut guest, raw::SIGUSR1);
+    }
+}
+
 /// Lets the first thread make a call that waits and another thread signal it.
 fn interrupted(flags: u32, number: u32, arguments: &[u64]) -> (Guest, Registers) {
     let mut guest = Guest::new();
@@ -418,113 +447,4 @@ fn who_takes_no_part_in_a_fault_is_not_touched_by_it() {
     assert_eq!(guest.hardware.extended, extended(0x5a));
     guest.tick();
     assert_eq!(guest.hardware.extended, extended(0x77));
-}
-
-/// Numbers that look random, the same each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
-#[test]
-fn any_bytes_may_be_a_frame() {
-    let mut numbers = Numbers(0x1234_5678_9abc_def1);
-    let mut entered = 0;
-    for round in 0..2000 {
-        let mut guest = Guest::new();
-        guest.handler(raw::SIGUSR1, 0, 0);
-        raise(&mut guest, raw::SIGUSR1);
-        let frame = guest.registers.rsp;
-        let length = STACK - frame;
-        // Everything random, or a few words of a real frame.
-        let words: Vec<u64> = match round % 2 {
-            0 => (0..length / 8).collect(),
-            _ => (0..5).map(|_| numbers.next() % (length / 8)).collect(),
-        };
-        for word in words {
-            guest.put_words(frame + 8 * word, &[numbers.next() >> (numbers.next() % 64)]);
-        }
-        guest.registers.rsp = frame + 8;
-        match guest.call(raw::__NR_rt_sigreturn, &[]) {
-            Went::Killed(11) => {}
-            Went::Entered => {
-                entered += 1;
-                let user = 0x24_0dd5;
-                assert_eq!(guest.registers.rflags & !user, support::FLAGS);
-                assert!(guest.registers.rip < 1 << 47);
-                let bytes = guest.hardware.extended.bytes();
-                let again = ExtendedState::from_xsave(bytes, 0b111, 0xffff).unwrap();
-                assert_eq!(again, guest.hardware.extended);
-                assert_eq!(bytes.len(), 832);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(entered > 500, "{entered}");
-}
-
-#[test]
-fn frames_outside_of_memory_kill() {
-    for rsp in [0, 7, 8, u64::MAX, 1 << 47, STACK, STACK - 100] {
-        let mut guest = Guest::new();
-        guest.registers.rsp = rsp;
-        assert_eq!(guest.call(raw::__NR_rt_sigreturn, &[]), Went::Killed(11));
-    }
-}
-
-#[test]
-fn a_process_in_a_file_goes_on_from_there() {
-    let mut guest = Guest::new();
-    guest.handler(raw::SIGUSR1, 0, 0);
-    guest.spawn();
-    assert_eq!(guest.futex_wait(FUTEX), Went::Entered);
-    let bytes = postcard::to_allocvec(&guest.process).unwrap();
-    guest.process = postcard::from_bytes(&bytes).unwrap();
-    assert!(guest.process.is_sound(support::MEMORY));
-    assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
-    assert_eq!(guest.futex_wake(FUTEX, 1), 1);
-    let (before, state) = (guest.registers, guest.hardware.extended.clone());
-    assert_eq!(guest.tick(), Went::Entered);
-    assert_eq!(guest.registers.rip, handler_of(raw::SIGUSR1));
-    assert_eq!(guest.sigreturn(), Went::Entered);
-    assert_eq!((guest.result(), &guest.hardware.extended), (0, &state));
-    assert_eq!(guest.tick(), Went::Entered);
-    assert_eq!(guest.registers, before);
-}
-
-#[test]
-fn any_bytes_may_be_a_process() {
-    let mut guest = Guest::new();
-    guest.handler(raw::SIGUSR1, 0, 0);
-    guest.spawn();
-    guest.spawn();
-    guest.futex_wait(FUTEX);
-    let good = postcard::to_allocvec(&guest.process).unwrap();
-    let mut numbers = Numbers(0xfeed_beef_1234_5677);
-    let mut sound = 0;
-    for _ in 0..3000 {
-        let mut bytes = good.clone();
-        for _ in 0..=numbers.next() % 3 {
-            let at = usize::try_from(numbers.next()).unwrap() % bytes.len();
-            bytes[at] = u8::try_from(numbers.next() & 0xff).unwrap();
-        }
-        let Ok(process) = postcard::from_bytes(&bytes) else { continue };
-        guest.process = process;
-        if !guest.process.is_sound(support::MEMORY) {
-            continue;
-        }
-        sound += 1;
-        let _ = guest.tick();
-        for number in [raw::__NR_gettid, raw::__NR_futex, raw::__NR_exit, raw::__NR_exit] {
-            let _ = guest.call(number, &[FUTEX]);
-        }
-        let _ = guest.event(Event::Woken);
-    }
-    assert!(sound > 100, "{sound}");
 }

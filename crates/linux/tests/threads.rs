@@ -283,6 +283,32 @@ fn the_first_thread_may_end_before_others() {
 }
 
 #[test]
+fn who_reads_from_a_pipe_waits_for_who_writes() {
+    let mut guest = Guest::new();
+    assert_eq!(guest.returns(raw::__NR_pipe2, &[DATA, 0]), 0);
+    let (from, to) = (guest.word32(DATA).into(), guest.word32(DATA + 4).into());
+    let other = guest.spawn();
+    assert_eq!(guest.call(raw::__NR_read, &[from, FUTEX, 8]), Went::Entered);
+    assert!(!guest.process.needs_ticks());
+    assert_eq!((guest.id(), guest.process.needs_ticks()), (other, true));
+    // A look, since there was a call; then it waits on.
+    assert_eq!((guest.tick(), guest.process.needs_ticks()), (Went::On, false));
+    assert_eq!(guest.returns(raw::__NR_write, &[to, FUTEX2, 3]), 3);
+    assert!(guest.process.needs_ticks());
+    assert_eq!(guest.tick(), Went::Entered);
+    assert_eq!((guest.id(), guest.result()), (2, 3));
+    // A pipe that is full makes writers wait, and without readers kills.
+    while guest.call(raw::__NR_write, &[to, DATA, 4096]) == Went::On {}
+    assert_eq!(guest.id(), other);
+    assert_eq!(guest.returns(raw::__NR_read, &[from, DATA, 4096]), 4096);
+    assert_eq!(guest.tick(), Went::Entered);
+    assert_eq!((guest.id(), guest.result()), (2, 4096));
+    guest.returns(raw::__NR_close, &[from]);
+    let sigpipe = raw::SIGPIPE.cast_signed();
+    assert_eq!(guest.call(raw::__NR_write, &[to, DATA, 1]), Went::Killed(sigpipe));
+}
+
+#[test]
 fn exit_group_ends_all() {
     let mut guest = Guest::new();
     guest.spawn();

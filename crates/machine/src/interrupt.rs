@@ -23,7 +23,7 @@ use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
 use crate::MachineError;
 
@@ -53,8 +53,16 @@ pub struct RunControl {
     state: AtomicU64,
     thread: AtomicI32,
     deadline: AtomicU64,
+    /// When the guest's time slice is over, on the watchdog's clock.
+    slice_end: AtomicU64,
+    /// Whether it is over.
+    tick: AtomicBool,
     signal: i32,
 }
+
+/// How long a thread of a guest with several of them runs until another one's turn comes, in
+/// nanoseconds.
+pub const SLICE: u64 = 5_000_000;
 
 impl RunControl {
     /// A state in which nothing runs. `signal` must have been given to [`install`].
@@ -63,6 +71,8 @@ impl RunControl {
             state: AtomicU64::new(IDLE),
             thread: AtomicI32::new(0),
             deadline: AtomicU64::new(NO_DEADLINE),
+            slice_end: AtomicU64::new(NO_DEADLINE),
+            tick: AtomicBool::new(false),
             signal: signal.0,
         }
     }
@@ -71,6 +81,8 @@ impl RunControl {
     pub fn begin(&self, deadline: u64) {
         self.thread.store(thread_id(self.signal), Ordering::Relaxed);
         self.deadline.store(deadline, Ordering::Relaxed);
+        self.slice_end.store(NO_DEADLINE, Ordering::Relaxed);
+        self.tick.store(false, Ordering::Relaxed);
         let generation = self.state.load(Ordering::Relaxed) & !PHASE;
         // Sequentially consistent, because the caller looks at the watchdog's plans next.
         self.state.store(generation.wrapping_add(GENERATION) | RUNNING, Ordering::SeqCst);
@@ -102,6 +114,39 @@ impl RunControl {
         let running = self.state.load(Ordering::SeqCst) & PHASE == RUNNING;
         let deadline = self.deadline.load(Ordering::Relaxed);
         (running && deadline != NO_DEADLINE).then_some(deadline)
+    }
+
+    /// Has the running call's guest stopped for a moment ([`crate::Exit::Tick`]) at `first`, on the
+    /// watchdog's clock, and after each [`SLICE`] from then on; `NO_DEADLINE` for no more of that.
+    pub fn set_slice(&self, first: u64) {
+        // Sequentially consistent, as in `begin`.
+        self.slice_end.store(first, Ordering::SeqCst);
+    }
+
+    /// When the running call's time slice is over, in nanoseconds on the watchdog's clock.
+    pub fn slice_end(&self) -> Option<u64> {
+        let running = self.state.load(Ordering::SeqCst) & PHASE == RUNNING;
+        let end = self.slice_end.load(Ordering::SeqCst);
+        (running && end != NO_DEADLINE).then_some(end)
+    }
+
+    /// Ends the running call's time slice if that is not after `now`, and begins the next one.
+    pub fn tick(&self, now: u64) {
+        let Some(end) = self.slice_end().filter(|end| *end <= now) else {
+            return;
+        };
+        // If the call has ended meanwhile, or another one begun, that one has set its own.
+        let next = now.saturating_add(SLICE);
+        let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
+        if self.slice_end.compare_exchange(end, next, success, failure).is_ok() {
+            self.tick.store(true, Ordering::SeqCst);
+            send(self.thread.load(Ordering::SeqCst), self.signal);
+        }
+    }
+
+    /// Whether the time slice is over, since this was last asked.
+    pub(crate) fn take_tick(&self) -> bool {
+        self.tick.swap(false, Ordering::SeqCst)
     }
 
     /// A number that changes whenever a call begins.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use glowbox_core::address::Gpa;
 use glowbox_core::fault::Exception;
-use glowbox_core::registers::{CpuState, Registers};
+use glowbox_core::registers::{CpuState, ExtendedState, Registers};
 use glowbox_mem::{Image, Lent, Window};
 
 use interrupt::RunControl;
@@ -61,6 +61,44 @@ pub trait Machine: Send {
     ///
     /// [`MachineError`] if the hypervisor refuses.
     fn state(&mut self) -> Result<CpuState, MachineError>;
+
+    /// Lets the next [`Machine::run`] go on in user mode with these registers, after an exit other than
+    /// by calling out; all else is as it was at the exit.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses.
+    fn proceed(&mut self, registers: &Registers, bases: SegmentBases) -> Result<(), MachineError>;
+
+    /// The segment bases at the last exit.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses.
+    fn bases(&self) -> Result<SegmentBases, MachineError>;
+
+    /// The x87, SSE and AVX state at the last exit.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses.
+    fn extended(&self) -> Result<ExtendedState, MachineError>;
+
+    /// Whether every exit is to bring the registers with it, since the guest's exits other than by
+    /// calling out are answered.
+    fn carry_registers(&mut self, carry: bool);
+
+    /// Notes that page tables in guest memory let the guest use these bytes of it in a new way. When
+    /// memory is put back, the machine has to forget that.
+    fn reveal(&mut self, memory: std::ops::Range<usize>);
+
+    /// Forgets how the guest reaches these bytes of guest memory, since page tables in it allow less
+    /// than they did.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the system refuses; the machine is broken then.
+    fn forget(&mut self, memory: std::ops::Range<usize>) -> Result<(), MachineError>;
 
     /// Brings to an end whatever the last exit left unfinished, which might still write to memory,
     /// and wipes what the guest's end has left in the supervisor. To be called before memory is put
@@ -110,13 +148,23 @@ pub trait Machine: Send {
     fn guest_time(&self) -> Duration;
 }
 
+/// Where the FS and GS segments start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SegmentBases {
+    /// Base of FS.
+    pub fs: u64,
+    /// Base of GS.
+    pub gs: u64,
+}
+
 /// Why a guest stopped running.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
     /// It called out: there is a message in the mailbox.
     CalledOut,
-    /// It executed `syscall`. The registers are those at its entry.
+    /// It executed `syscall`. The registers are those at its entry: RCX is where it goes on, and R11
+    /// has the flags that it had.
     Syscall(Box<Registers>),
     /// It used an I/O port that it may not, and the hypervisor let it leave that way.
     Port {
@@ -129,6 +177,9 @@ pub enum Exit {
     Exception(Box<Exception>),
     /// It was stopped from outside; [`interrupt::RunControl`] knows why.
     Interrupted,
+    /// Its time slice is over. It goes on by another [`Machine::run`], or by [`Machine::start`] in
+    /// another state.
+    Tick(Box<Registers>),
     /// Memory that it used is not there any more: the file behind it has been cut short.
     MemoryLost,
     /// The virtual machine can't go on, for a reason that should not exist.

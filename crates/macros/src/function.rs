@@ -1,6 +1,6 @@
 //! The expansions.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
 use syn::{Error, ForeignItemFn, Ident, ItemFn, Result, Safety, Type};
@@ -52,10 +52,15 @@ fn record(
     }
 }
 
-/// The record of what the guest offers, which leads to a function `handler` beside it.
+/// The record of what the guest offers, which leads to the function `__glowbox_handler` beside it.
 fn export_record(kind: TokenStream, name: &Ident, pieces: &TokenStream) -> TokenStream {
-    let handler = quote!(handler as gb::ExportHandler);
+    let handler = quote!(__glowbox_handler as gb::ExportHandler);
     record("glowbox_exports", kind, quote!(ExportRecord), handler, name, pieces)
+}
+
+/// A variable of the expansion's own, which the names in a guest can't meet.
+fn local(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
 }
 
 pub(crate) fn guest_function(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
@@ -65,10 +70,11 @@ pub(crate) fn guest_function(arguments: TokenStream, item: TokenStream) -> Resul
     let returned = result(&function.sig);
     let name = &function.sig.ident;
     let record = export_record(quote!(Function), name, &pieces(&parameters, &returned));
+    let [bytes, message] = ["bytes", "message"].map(local);
     let decode = parameters.iter().map(|Parameter { ident, of, .. }| {
         let of = with_inferred(of);
         quote! {
-            let (#ident, bytes) = match gb::decode::<#of>(bytes) {
+            let (#ident, #bytes) = match gb::decode::<#of>(#bytes) {
                 ::core::result::Result::Ok(decoded) => decoded,
                 ::core::result::Result::Err(_) => return gb::bad_arguments(),
             };
@@ -93,10 +99,10 @@ pub(crate) fn guest_function(arguments: TokenStream, item: TokenStream) -> Resul
             use gb::{Untyped as _, DisplayText as _, DebugText as _, NoText as _};
             use gb::{SerializePayload as _, TextPayload as _};
             #record
-            fn handler(message: &gb::Message) -> gb::FromGuest {
-                let bytes = message.bytes();
+            fn __glowbox_handler(#message: &gb::Message) -> gb::FromGuest {
+                let #bytes = #message.bytes();
                 #(#decode)*
-                if !bytes.is_empty() {
+                if !#bytes.is_empty() {
                     return gb::bad_arguments();
                 }
                 #finish
@@ -109,12 +115,13 @@ fn finish(call: &TokenStream, returned: &Type) -> TokenStream {
     if !is_result(returned) {
         return quote!(gb::return_value(&#call));
     }
+    let [value, error, text, space] = ["value", "error", "text", "space"].map(local);
     quote! {
         match #call {
-            ::core::result::Result::Ok(value) => gb::return_ok(&value),
-            ::core::result::Result::Err(error) => {
-                let text = (&&&gb::Text(&error)).text();
-                gb::return_error(&text, |space| (&&gb::Payload(&error)).encode(&text, space))
+            ::core::result::Result::Ok(#value) => gb::return_ok(&#value),
+            ::core::result::Result::Err(#error) => {
+                let #text = (&&&gb::Text(&#error)).text();
+                gb::return_error(&#text, |#space| (&&gb::Payload(&#error)).encode(&#text, #space))
             }
         }
     }
@@ -141,6 +148,7 @@ pub(crate) fn host_function(arguments: TokenStream, item: TokenStream) -> Result
     let inputs = parameters.iter().map(|Parameter { ident, of, .. }| quote!(#ident: #of));
     let idents: Vec<_> = parameters.iter().map(|parameter| &parameter.ident).collect();
     let raised = with_inferred(&returned);
+    let [reply, space, used] = ["reply", "space", "used"].map(local);
     let prelude = prelude();
     Ok(quote! {
         #prelude
@@ -150,18 +158,18 @@ pub(crate) fn host_function(arguments: TokenStream, item: TokenStream) -> Result
             use ::glowbox_guest::__private as gb;
             use gb::{Untyped as _, RaiseAsError as _, RaiseAsPanic as _};
             #record
-            let reply = gb::call_host(gb::import_number(&RECORD), |space| {
-                let used = 0;
+            let #reply = gb::call_host(gb::import_number(&RECORD), |#space| {
+                let #used = 0;
                 #(
-                    let used = used + gb::encode(&#idents, &mut space[used..])?;
+                    let #used = #used + gb::encode(&#idents, &mut #space[#used..])?;
                 )*
-                let _ = space;
-                ::core::result::Result::Ok(used)
+                let _ = #space;
+                ::core::result::Result::Ok(#used)
             });
-            match reply {
-                ::core::result::Result::Ok(value) => value,
-                ::core::result::Result::Err(error) => {
-                    (&&gb::Raise::<#raised>(::core::marker::PhantomData)).raise(error)
+            match #reply {
+                ::core::result::Result::Ok(#reply) => #reply,
+                ::core::result::Result::Err(#reply) => {
+                    (&&gb::Raise::<#raised>(::core::marker::PhantomData)).raise(#reply)
                 }
             }
         }
@@ -179,16 +187,23 @@ pub(crate) fn main(arguments: TokenStream, item: TokenStream) -> Result<TokenStr
     let name = &function.sig.ident;
     let record = export_record(quote!(Main), name, &quote!(&[gb::Piece::Text("()")]));
     let prelude = prelude();
-    Ok(quote! {
-        #prelude
+    let start_up = quote! {
         #function
         const _: () = {
             use ::glowbox_guest::__private as gb;
             #record
-            fn handler(_: &gb::Message) -> gb::FromGuest {
+            fn __glowbox_handler(_: &gb::Message) -> gb::FromGuest {
                 gb::run_main(#name)
             }
         };
+    };
+    if name != "main" {
+        return Ok(quote!(#prelude #start_up));
+    }
+    // With the standard library there has to be a `main` of another kind, too.
+    Ok(quote! {
+        #prelude
+        ::glowbox_guest::__start_up! { #start_up }
     })
 }
 

@@ -70,6 +70,9 @@ pub fn host_function(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
+/// In a guest with the standard library, one that is called `main` is also the program's `main`,
+/// which ends with `glowbox_guest::serve()`.
+///
 /// # Errors
 ///
 /// It does not compile on functions with parameters, and on generic or async functions.

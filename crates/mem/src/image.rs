@@ -343,6 +343,8 @@ impl GuestMemory {
     /// Notes the pages that have been found as private.
     fn note_found(&mut self) {
         self.restored_at = None;
+        // It is part of what memory goes back to from now on.
+        self.revealed.clear();
         let pages = self.found.iter().flat_map(Clone::clone);
         self.notes = pages.map(|page| (page, WRITTEN)).collect();
     }

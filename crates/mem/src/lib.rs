@@ -27,6 +27,7 @@ pub use image::{CaptureError, Image, Run};
 pub use lent::{Bytes, LARGE_PAGE, Lent};
 pub use restore::{RestoreError, Restored};
 pub use window::{GuestMemory, MapError, Window};
+pub use written::{Tracking, tracking};
 
 use std::ops::Range;
 

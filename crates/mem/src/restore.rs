@@ -64,6 +64,13 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    /// Memory that the guest must not reach any more can't be taken out of its reach.
+    #[error("memory can't be taken out of the guest's reach")]
+    StillInReach {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The system does not say which pages have been written.
     #[error("the system does not say which pages of memory have been written (/proc/self/pagemap)")]
     Unknown {
@@ -83,6 +90,7 @@ impl GuestMemory {
     ///
     /// [`RestoreError`]; what is in memory is then anything.
     pub fn restore(&mut self, from: usize, keep: usize) -> Result<Restored, RestoreError> {
+        self.forget_revealed().map_err(|source| RestoreError::StillInReach { source })?;
         let mut found = std::mem::take(&mut self.found);
         let result = self.find_written(from, &mut found).and_then(|()| self.put_back(&found, keep));
         self.found = found;

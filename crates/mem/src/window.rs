@@ -8,7 +8,10 @@ use std::sync::Arc;
 use crate::faults::{self, Moment};
 use crate::image::{self, Image, Run};
 use crate::restore::WRITTEN;
-use crate::{CaptureError, PAGE, RestoreError, Restored};
+use crate::{CaptureError, PAGE, RestoreError, Restored, append};
+
+/// Most ranges that are noted as revealed; beyond, one stands for all of them.
+const MAX_REVEALED: usize = 64;
 
 /// One guest's memory.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub struct GuestMemory {
     pub(crate) drop_failed: bool,
     /// Private pages, found by the last scan; kept for its capacity.
     pub(crate) found: Vec<Range<usize>>,
+    /// What has come into the guest's reach since memory was what it goes back to.
+    pub(crate) revealed: Vec<Range<usize>>,
     /// Whether nothing has been mapped or written here since it was made.
     untouched: bool,
 }
@@ -98,6 +103,7 @@ impl GuestMemory {
             always_asks: cfg!(debug_assertions),
             drop_failed: false,
             found: Vec::new(),
+            revealed: Vec::new(),
             untouched: true,
         })
     }
@@ -117,6 +123,8 @@ impl GuestMemory {
         self.mapped = None;
         self.own.clear();
         self.notes.clear();
+        // All of it has been replaced, which no vCPU can miss.
+        self.revealed.clear();
         self.untouched = true;
         Ok(())
     }
@@ -292,6 +300,62 @@ impl GuestMemory {
         unsafe {
             libc::madvise(pages.as_mut_ptr().cast(), pages.len(), libc::MADV_POPULATE_WRITE);
         }
+    }
+
+    /// Notes that page tables in this memory let the guest use these bytes of it now in a way in which
+    /// they did not before. Putting memory back takes that right away, so it then makes the vCPU forget
+    /// them.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not lie in memory.
+    pub fn reveal(&mut self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.size);
+        append(&mut self.revealed, range);
+        if self.revealed.len() > MAX_REVEALED {
+            let start = self.revealed.iter().map(|range| range.start).min();
+            let end = self.revealed.iter().map(|range| range.end).max();
+            self.revealed.clear();
+            self.revealed.extend(start.zip(end).map(|(start, end)| start..end));
+        }
+    }
+
+    /// Makes a hypervisor's vCPU forget how it reaches these bytes: the next access walks the guest's
+    /// page tables again. What is in them stays.
+    ///
+    /// Neither a KVM that shadows page tables nor a TLB notices when the host takes a right away in a
+    /// page table. All of them notice when the host's own mapping of the memory behind it changes; so
+    /// that is closed for a moment and opened again.
+    ///
+    /// # Errors
+    ///
+    /// What the system said, if it refuses: the memory can't be used then.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not lie in memory.
+    pub fn forget(&mut self, range: Range<usize>) -> io::Result<()> {
+        let start = range.start & !(PAGE - 1);
+        let pages = &mut self.bytes_mut()[start..range.end];
+        for protection in [libc::PROT_NONE, libc::PROT_READ | libc::PROT_WRITE] {
+            // SAFETY: the pages are this mapping's, nobody else borrows them, and when the loop ends
+            // they can be used as before. If it ends early they are never used again: see `Errors`.
+            let result =
+                unsafe { libc::mprotect(pages.as_mut_ptr().cast(), pages.len(), protection) };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets all that has been revealed.
+    pub(crate) fn forget_revealed(&mut self) -> io::Result<()> {
+        while let Some(range) = self.revealed.last().cloned() {
+            self.forget(range)?;
+            self.revealed.pop();
+        }
+        Ok(())
     }
 
     /// Bytes in it.

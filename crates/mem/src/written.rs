@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use crate::{PAGE, append};
+use crate::{GuestMemory, LARGE_PAGE, PAGE, append};
 
 /// `struct page_region` of the kernel's interface.
 #[repr(C)]
@@ -97,6 +97,27 @@ pub(crate) fn find(
         }
     }
     read_entries(pagemap, memory, first, found)
+}
+
+/// How this system tells which pages have been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracking {
+    /// By `PAGEMAP_SCAN` (Linux 6.7): in time that depends on what was written.
+    Scan,
+    /// By `/proc/self/pagemap`: in time that depends on how much memory the guest may have.
+    Entries,
+    /// Not at all: what a guest has used is thrown away at each reset.
+    Unknown,
+}
+
+/// Finds out how this system tells which pages have been written.
+pub fn tracking() -> Tracking {
+    let Ok(memory) = GuestMemory::new(LARGE_PAGE as u64) else { return Tracking::Unknown };
+    match find(memory.bytes(), 0, |_| false, &mut Vec::new()) {
+        Err(_) => Tracking::Unknown,
+        Ok(()) if NO_SCAN.load(Ordering::Relaxed) => Tracking::Entries,
+        Ok(()) => Tracking::Scan,
+    }
 }
 
 /// This process's page map, which stays open. It describes the process that opened it, whoever asks:
@@ -204,7 +225,6 @@ fn read_entries(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::GuestMemory;
 
     /// What both ways say of memory that is written here and there.
     #[test]
@@ -229,6 +249,14 @@ mod tests {
         find(memory.bytes(), 101, |_| false, &mut found).unwrap();
         found.retain(|pages| *pages != (200..201));
         assert_eq!(found, expected[2..]);
+    }
+
+    #[test]
+    fn what_the_system_can_do_is_what_is_then_done() {
+        let memory = GuestMemory::new(64 << 10).unwrap();
+        let file = pagemap().unwrap();
+        let by_scan = scan(file, memory.bytes(), 0, |_| false, &mut Vec::new()).is_ok();
+        assert_eq!(tracking(), if by_scan { Tracking::Scan } else { Tracking::Entries });
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub struct Segment {
 /// A function record in the file.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// The record's kind: 1 ABI version, 2 function, 3 main, 4 import.
+    /// The record's kind: 1 ABI version, 2 function, 3 main, 4 import, 5 ABI version of a std guest.
     pub kind: u32,
     /// The record's value: the ABI version.
     pub value: u32,
@@ -84,6 +84,11 @@ impl Record {
     /// The record that says which ABI version a guest was built against.
     pub fn abi(version: u32) -> Record {
         Record { kind: 1, value: version, name: String::new(), signature: String::new() }
+    }
+
+    /// The same of a guest that brings the standard library.
+    pub fn abi_std(version: u32) -> Record {
+        Record { kind: 5, ..Record::abi(version) }
     }
 
     /// A function that the guest offers.
@@ -131,6 +136,17 @@ impl GuestFile {
             exports: Some(vec![Record::abi(ABI_VERSION)]),
             imports: Some(vec![Record::abi(ABI_VERSION)]),
         }
+    }
+
+    /// The same file as a guest that brings the standard library.
+    #[must_use]
+    pub fn with_std(mut self) -> GuestFile {
+        for record in self.exports.iter_mut().chain(&mut self.imports).flatten() {
+            if record.kind == 1 {
+                record.kind = 5;
+            }
+        }
+        self
     }
 
     /// The file.

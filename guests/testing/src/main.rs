@@ -348,3 +348,17 @@ fn check_memory_functions() -> Result<u32, String> {
 fn pattern_after_move(pattern: &[u8], from: usize, to: usize, size: usize, at: usize) -> u8 {
     if (to..to + size).contains(&at) { pattern[at - to + from] } else { pattern[at] }
 }
+
+/// Functions and parameters called as the macros might call something of their own.
+#[guest_function]
+fn bytes(message: u32, value: u32) -> u32 {
+    handler(message, value).unwrap_or(0)
+}
+
+#[guest_function]
+fn handler(bytes: u32, error: u32) -> Result<u32, String> {
+    Ok(space_of(bytes, error, 1))
+}
+
+#[host_function]
+fn space_of(space: u32, used: u32, reply: u32) -> u32;

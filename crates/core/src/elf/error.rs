@@ -30,8 +30,10 @@ pub enum ElfError {
     Field { field: String, found: u64, problem: &'static str },
     /// The program wants a dynamic loader.
     #[error(
-        "it wants the dynamic loader `{loader}`, but a guest is linked statically: build it with \
-         glowbox-build, or link it with -static-pie"
+        "it wants the dynamic loader `{loader}`, but a guest is linked statically. Rust: build it \
+         with glowbox-build, or with RUSTFLAGS=-Ctarget-feature=+crt-static for the target \
+         x86_64-unknown-linux-gnu, or for x86_64-unknown-linux-musl. C: link it with -static-pie \
+         or -static. Go: build it with CGO_ENABLED=0"
     )]
     Dynamic { loader: String },
     /// Nothing in the file is to be loaded.
@@ -55,7 +57,10 @@ pub enum ElfError {
     #[error("segment {index} is writable and executable, which no guest memory is")]
     WritableCode { index: usize },
     /// The program uses thread-local storage.
-    #[error("it has thread-local storage (PT_TLS), which no_std guests do not have")]
+    #[error(
+        "it has thread-local storage (PT_TLS), which no_std guests do not have: remove what brings \
+         it, or make it a guest with the standard library (feature `std` of glowbox-guest)"
+    )]
     ThreadLocal,
     /// The entry point is not in code.
     #[error("`e_entry` is {found:#x}, which is not in an executable segment")]
@@ -66,9 +71,19 @@ pub enum ElfError {
     /// A relocation writes where nothing may be written.
     #[error("relocation {index}: `r_offset` is {offset:#x}, which is not in a writable segment")]
     RelocationTarget { index: usize, offset: u64 },
-    /// A section that every guest has is missing.
-    #[error("it has no section `{section}`: it was not built against the glowbox-guest library")]
+    /// Of the two sections that a guest has, one is missing or empty.
+    #[error(
+        "it has no section `{section}` with an ABI record: it was not built against the \
+         glowbox-guest library, or its linker dropped the records (link it with -z \
+         nostart-stop-gc)"
+    )]
     NotAGuest { section: &'static str },
+    /// The guest library is in it twice, with the standard library and without.
+    #[error(
+        "section `{section}`: it holds two builds of glowbox-guest, one with the feature `std` and \
+         one without: let all crates of the guest use the same version of it"
+    )]
+    TwoLibraries { section: &'static str },
     /// A section of function records is damaged.
     #[error("section `{section}`: {source}")]
     Record {

@@ -1,4 +1,4 @@
-//! The functions a guest offers and asks for.
+//! The functions a guest offers and asks for, and with them what kind of guest it is.
 
 use std::collections::HashMap;
 
@@ -7,24 +7,38 @@ use object::elf::{FileHeader64, SectionHeader64};
 
 use glowbox_abi::record::{EXPORTS, IMPORTS, Kind, RecordView, Records};
 
-use super::{ElfError, Function, field, part};
+use super::{ElfError, Function, Personality, field, part};
 use crate::signature::Signature;
 
-/// Reads both sections: exports, then imports.
-pub(super) fn functions(
-    header: &FileHeader64<LE>,
-    file: &[u8],
-) -> Result<(Vec<Function>, Vec<Function>), ElfError> {
+/// What the two sections say of a program.
+pub(super) struct Functions {
+    pub(super) exports: Vec<Function>,
+    pub(super) imports: Vec<Function>,
+    pub(super) personality: Personality,
+    /// Whether there are such sections at all.
+    pub(super) library: bool,
+}
+
+/// Reads both sections. A program that has neither knows nothing of Glowbox.
+pub(super) fn functions(header: &FileHeader64<LE>, file: &[u8]) -> Result<Functions, ElfError> {
     let (sections, names) = sections(header, file)?;
+    let find = |section| sections.iter().find(|header| has_name(names, header, section));
     let read = |section: &'static str| {
-        let named = |candidate: &&SectionHeader64<LE>| has_name(names, candidate, section);
-        let found = sections.iter().find(named).ok_or(ElfError::NotAGuest { section })?;
+        let found = find(section).ok_or(ElfError::NotAGuest { section })?;
         let (offset, size) = (found.sh_offset.get(LE), found.sh_size.get(LE));
         read_records(section, part(file, offset, size, &format!("section `{section}`"))?)
     };
-    let exports = read(EXPORTS)?;
-    let imports = read(IMPORTS)?;
-    Ok((exports, imports))
+    if find(EXPORTS).is_none() && find(IMPORTS).is_none() {
+        let (exports, imports) = (Vec::new(), Vec::new());
+        let personality = Personality::Linux;
+        return Ok(Functions { exports, imports, personality, library: false });
+    }
+    let (exports, personality) = read(EXPORTS)?;
+    let (imports, other) = read(IMPORTS)?;
+    if personality != other {
+        return Err(ElfError::TwoLibraries { section: IMPORTS });
+    }
+    Ok(Functions { exports, imports, personality, library: true })
 }
 
 /// The section headers, and the bytes that their names lie in.
@@ -62,15 +76,29 @@ fn has_name(names: &[u8], section: &SectionHeader64<LE>, name: &str) -> bool {
     found.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
 }
 
-fn read_records(section: &'static str, data: &[u8]) -> Result<Vec<Function>, ElfError> {
+fn read_records(
+    section: &'static str,
+    data: &[u8],
+) -> Result<(Vec<Function>, Personality), ElfError> {
     let mut functions: Vec<Function> = Vec::new();
     // By name, so that a file of many functions does not take time in the square of their number.
     let mut known: HashMap<&str, usize> = HashMap::new();
-    let mut version = None;
+    let mut abi = None;
     for record in Records::new(data) {
         let record = record.map_err(|source| ElfError::Record { section, source })?;
         match record.kind {
-            Kind::Abi => version = Some(record.value),
+            Kind::Abi | Kind::AbiStd => {
+                let personality = match record.kind {
+                    Kind::AbiStd => Personality::Linux,
+                    _ => Personality::Glowbox,
+                };
+                match abi.replace((record.value, personality)) {
+                    Some((_, earlier)) if earlier != personality => {
+                        return Err(ElfError::TwoLibraries { section });
+                    }
+                    _ => {}
+                }
+            }
             Kind::Main => {}
             Kind::Function | Kind::Import => {
                 let earlier = known.get(record.name).map(|index| &functions[*index]);
@@ -81,10 +109,12 @@ fn read_records(section: &'static str, data: &[u8]) -> Result<Vec<Function>, Elf
         }
     }
     let expected = glowbox_abi::ABI_VERSION;
-    match version {
+    match abi {
         None => Err(ElfError::NotAGuest { section }),
-        Some(found) if found != expected => Err(ElfError::AbiVersion { section, found, expected }),
-        Some(_) => Ok(functions),
+        Some((found, _)) if found != expected => {
+            Err(ElfError::AbiVersion { section, found, expected })
+        }
+        Some((_, personality)) => Ok((functions, personality)),
     }
 }
 

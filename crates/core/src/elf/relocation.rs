@@ -6,10 +6,11 @@ use object::LittleEndian as LE;
 use object::elf::{self, ProgramHeader64};
 use object::read::elf::{Dyn, ProgramHeader};
 
-use super::{ElfError, Segment, field, part};
+use super::{ElfError, Personality, Segment, field, part};
 use crate::address::{PAGE_SIZE, Protection};
 
-/// The whole pages of PT_GNU_RELRO, as a dynamic loader protects them.
+/// The whole pages of PT_GNU_RELRO, as a dynamic loader protects them. For guests that the host
+/// relocates.
 pub(super) fn relro(
     headers: &[ProgramHeader64<LE>],
     segments: &[Segment],
@@ -41,12 +42,15 @@ pub(super) fn rela_entries(bytes: &[u8]) -> impl Iterator<Item = &elf::Rela64<LE
     entries.iter().filter_map(|entry| object::pod::from_bytes(entry).ok().map(|(rela, _)| rela))
 }
 
-/// Where the relocation table stands in the file; every entry in it is checked.
+/// Where the table of the relocations that the host applies stands in the file; every entry in it
+/// is checked. A Linux program applies its own, and needs no library to do it.
 pub(super) fn relocations(
     headers: &[ProgramHeader64<LE>],
     file: &[u8],
     segments: &[Segment],
+    personality: Personality,
 ) -> Result<Range<usize>, ElfError> {
+    let by_host = personality == Personality::Glowbox;
     let Some(dynamic) = headers.iter().find(|header| header.p_type(LE) == elf::PT_DYNAMIC) else {
         return Ok(0..0);
     };
@@ -63,14 +67,14 @@ pub(super) fn relocations(
             elf::DT_NEEDED => {
                 return Err(ElfError::Dynamic { loader: "(of a DT_NEEDED library)".into() });
             }
-            elf::DT_RELR | elf::DT_REL | elf::DT_JMPREL if value != 0 => {
+            elf::DT_RELR | elf::DT_REL | elf::DT_JMPREL if by_host && value != 0 => {
                 let name = format!("PT_DYNAMIC: tag {}", entry.d_tag(LE).0);
                 return Err(field(name, value, "only DT_RELA relocations are supported"));
             }
             _ => {}
         }
     }
-    if size == 0 {
+    if size == 0 || !by_host {
         return Ok(0..0);
     }
     let outside = || field("DT_RELA", address, "the table lies outside the segments' file bytes");

@@ -41,6 +41,72 @@ fn a_proper_guest_parses() {
     assert_eq!(program.relro(), Some(DATA..DATA + 4096));
     assert_eq!(program.segments()[0].protection, Protection::ReadExecute);
     assert!(program.is_relocatable());
+    assert_eq!(program.personality(), Personality::Glowbox);
+}
+
+#[test]
+fn a_guest_with_std_is_a_linux_program_with_functions() {
+    let program = parse(|file| {
+        *file = GuestFile::of_code(&SMALL).with_std();
+        file.exports.as_mut().unwrap().push(Record::function("f", "()"));
+        file.imports.as_mut().unwrap().push(Record::import("g", "()"));
+    })
+    .unwrap();
+    assert_eq!(program.personality(), Personality::Linux);
+    assert_eq!((program.exports().len(), program.imports().len()), (1, 1));
+}
+
+#[test]
+fn a_program_that_knows_nothing_of_glowbox_is_a_linux_program() {
+    let program = parse(|file| (file.exports, file.imports) = (None, None)).unwrap();
+    assert_eq!(program.personality(), Personality::Linux);
+    assert!(program.exports().is_empty() && program.imports().is_empty());
+}
+
+#[test]
+fn what_a_linux_program_does_to_itself_is_its_own_business() {
+    let program = parse(|file| {
+        *file = GuestFile::of_code(&SMALL).with_std();
+        // Thread-local storage, relocations of all kinds anywhere, RELRO anywhere.
+        file.extra_headers.push((7, DATA, 0, 8));
+        file.relocations.extend([(37, DATA, 0), (8, CODE, 0), (8, DATA, 0)]);
+        file.extra_headers.push((0x6474_e552, 0x9000, 0, 4096));
+    })
+    .unwrap();
+    assert_eq!(program.relocations().count(), 0);
+    assert_eq!(program.relro(), None);
+}
+
+#[test]
+fn what_no_guest_may_have_a_linux_program_may_not_have_either() {
+    let linux = |change: fn(&mut GuestFile)| {
+        let mut file = GuestFile::of_code(&SMALL).with_std();
+        change(&mut file);
+        Program::parse(file.to_bytes().into()).unwrap_err()
+    };
+    let writable = linux(|file| file.segments[0].flags = R | W | X);
+    assert_eq!(writable, ElfError::WritableCode { index: 0 });
+    let dynamic = linux(|file| file.extra_headers.push((3, DATA, 64 + 56 * 3, 1)));
+    let text = dynamic.to_string();
+    for advice in ["+crt-static", "-linux-musl", "-static-pie", "CGO_ENABLED=0"] {
+        assert!(text.contains(advice), "{text}");
+    }
+}
+
+#[test]
+fn a_guest_is_built_with_one_build_of_the_library() {
+    let both = |exports: bool| {
+        parse(|file| {
+            let section = if exports { &mut file.exports } else { &mut file.imports };
+            section.as_mut().unwrap().push(Record::abi_std(glowbox_abi::ABI_VERSION));
+        })
+    };
+    assert_eq!(both(true).unwrap_err(), ElfError::TwoLibraries { section: "glowbox_exports" });
+    assert_eq!(both(false).unwrap_err(), ElfError::TwoLibraries { section: "glowbox_imports" });
+    let apart = parse(|file| {
+        file.imports = GuestFile::of_code(&SMALL).with_std().imports;
+    });
+    assert_eq!(apart.unwrap_err(), ElfError::TwoLibraries { section: "glowbox_imports" });
 }
 
 #[test]

@@ -41,6 +41,12 @@ impl FeatureWord {
         place(self) == place(other)
     }
 
+    /// What manuals call each of its bits, from the lowest on.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let set = |bit: &u32| self.mask & 1 << bit != 0;
+        (0..32).filter(set).map(|bit| self.bit_name(bit))
+    }
+
     /// What manuals call one of its bits.
     fn bit_name(&self, bit: u32) -> String {
         let known = NAMES.iter().find(|(leaf, subleaf, register, _)| {
@@ -245,6 +251,12 @@ mod tests {
         assert_eq!(unnamed, "CPUID leaf 0x7 subleaf 1 EBX bit 31");
         // The same bit of another subleaf or register is another feature.
         assert_eq!(name(7, 0, CpuidRegister::Edx, 1 << 3), "CPUID leaf 0x7 EDX bit 3");
+    }
+
+    #[test]
+    fn all_features_of_a_word_are_named() {
+        let names: Vec<_> = word(7, 0, CpuidRegister::Ebx, 1 << 3 | 1 << 5 | 1 << 31).names().collect();
+        assert_eq!(names, ["BMI1", "AVX2", "CPUID leaf 0x7 EBX bit 31"]);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::ops::{Range, RangeInclusive};
 
 use super::runs::RUN_SIZE;
 use super::{
-    Checksum, FORMAT_VERSION, FormatError, MAX_METADATA, MAX_PROGRAM, MAX_RUNS, Reader, metadata,
+    Checksum, FORMAT_VERSION, FormatError, MAX_METADATA, MAX_PROCESS, MAX_PROGRAM, MAX_RUNS,
+    Reader, metadata,
 };
 use crate::address::PAGE_SIZE;
 
@@ -77,12 +78,18 @@ pub struct Header {
     pub(super) metadata: Section,
     pub(super) runs: Section,
     pub(super) program: Section,
+    pub(super) process: Section,
     pub(super) image: Section,
 }
 
 impl Header {
     /// Bytes of a header: one page.
     pub const SIZE: usize = 4096;
+
+    /// Whether a file that begins so is meant to be a snapshot, damaged or not.
+    pub fn is_snapshot(beginning: &[u8]) -> bool {
+        beginning.starts_with(&MAGIC)
+    }
 
     /// Checks the beginning of a file (its first [`Header::SIZE`] bytes, or fewer where it has
     /// fewer; more are ignored) against the length that the file has.
@@ -131,11 +138,13 @@ impl Header {
         let metadata = ["metadata offset", "metadata length", "metadata checksum"];
         let runs = ["runs table offset", "runs table length", "runs table checksum"];
         let program = ["program offset", "program length", "program checksum"];
+        let process = ["process offset", "process length", "process checksum"];
         let image = ["memory image offset", "memory image length", "memory image checksum"];
         Ok(Header {
             metadata: Section::read(reader, metadata)?,
             runs: Section::read(reader, runs)?,
             program: Section::read(reader, program)?,
+            process: Section::read(reader, process)?,
             image: Section::read(reader, image)?,
         })
     }
@@ -147,18 +156,19 @@ impl Header {
         let run = RUN_SIZE as u64;
         let end = self.runs.check("runs table", end, run..=run * MAX_RUNS as u64, run)?;
         let end = self.program.check("program", end, 0..=MAX_PROGRAM, 1)?;
+        let end = self.process.check("process", end, 0..=MAX_PROCESS, 1)?;
         let start = end.next_multiple_of(PAGE_SIZE);
         self.image.check("memory image", start, PAGE_SIZE..=u64::MAX, PAGE_SIZE)
     }
 
-    /// The header of a file with these sections: metadata, runs table, program.
+    /// The header of a file with these sections: metadata, runs table, program, process.
     pub(super) fn new(
-        parts: [&[u8]; 3],
+        parts: [&[u8]; 4],
         image_length: u64,
         image: Checksum,
     ) -> Result<Header, FormatError> {
         let mut offset = Header::SIZE as u64;
-        let [metadata, runs, program] = parts.map(|bytes| {
+        let [metadata, runs, program, process] = parts.map(|bytes| {
             let length = bytes.len() as u64;
             let section = Section { offset, length, checksum: Checksum::of(bytes) };
             offset += length;
@@ -166,7 +176,7 @@ impl Header {
         });
         let offset = offset.next_multiple_of(PAGE_SIZE);
         let image = Section { offset, length: image_length, checksum: image };
-        let header = Header { metadata, runs, program, image };
+        let header = Header { metadata, runs, program, process, image };
         header.check()?;
         Ok(header)
     }
@@ -177,7 +187,8 @@ impl Header {
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&ARCHITECTURE.to_le_bytes());
         bytes.extend_from_slice(&self.image.end().to_le_bytes());
-        for section in [&self.metadata, &self.runs, &self.program, &self.image] {
+        let sections = [&self.metadata, &self.runs, &self.program, &self.process, &self.image];
+        for section in sections {
             bytes.extend_from_slice(&section.offset.to_le_bytes());
             bytes.extend_from_slice(&section.length.to_le_bytes());
             bytes.extend_from_slice(&section.checksum.to_bytes());
@@ -190,9 +201,20 @@ impl Header {
     }
 
     /// The bytes of the file that [`super::Contents::parse`] wants: all between header and image. At
-    /// most [`MAX_PROGRAM`] and a few pages, and never more than the file has.
+    /// most [`MAX_PROGRAM`], [`MAX_PROCESS`] and a few pages, and never more than the file has.
     pub fn contents(&self) -> Range<u64> {
         self.metadata.offset..self.image.offset
+    }
+
+    /// What the file consists of after its header, by name, in the file's order.
+    pub fn sections(&self) -> [(&'static str, Range<u64>); 4] {
+        let range = |section: &Section| section.offset..section.end();
+        [
+            ("metadata", range(&self.metadata)),
+            ("runs table", range(&self.runs)),
+            ("program", range(&self.program)),
+            ("memory image", range(&self.image)),
+        ]
     }
 
     /// The bytes of the file that are the memory image: whole pages, at least one.

@@ -8,6 +8,9 @@ use glowbox_core::snapshot_file::{
 use xxhash_rust::xxh3::xxh3_128;
 
 pub(crate) const PROGRAM: &[u8] = b"\x7fELF and whatever else a program has";
+
+/// Stands for a process.
+pub(crate) const PROCESS: &[u8] = b"a process";
 pub(crate) const IMAGE_PAGES: u64 = 5;
 
 pub(crate) fn metadata() -> Metadata {
@@ -58,12 +61,13 @@ pub(crate) fn runs() -> Vec<Run> {
     covering([0..3, 7..8, 511..512])
 }
 
-/// The file's metadata, runs table and program, as bytes that can be replaced one by one.
+/// The file's metadata, runs table, program and process, as bytes that can be replaced one by one.
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) metadata: Vec<u8>,
     pub(crate) runs: Vec<u8>,
     pub(crate) program: Vec<u8>,
+    pub(crate) process: Vec<u8>,
     pub(crate) image: Vec<u8>,
 }
 
@@ -80,6 +84,7 @@ impl Parts {
             metadata: file[part(24)].to_vec(),
             runs: file[part(56)].to_vec(),
             program: file[part(88)].to_vec(),
+            process: file[part(120)].to_vec(),
             image: file[range(header.image())].to_vec(),
         }
     }
@@ -87,10 +92,9 @@ impl Parts {
     /// A file of these parts whose header fits them, whatever they hold.
     pub(crate) fn assemble(&self) -> Vec<u8> {
         let mut file = vec![0; Header::SIZE];
-        let mut header = b"\x89GLOWBX\n\x01\0\0\0\x3e\0\0\0\0\0\0\0\0\0\0\0".to_vec();
-        for (part, align) in
-            [(&self.metadata, 1), (&self.runs, 1), (&self.program, 1), (&self.image, 4096)]
-        {
+        let mut header = b"\x89GLOWBX\n\x02\0\0\0\x3e\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+        let parts = [&self.metadata, &self.runs, &self.program, &self.process];
+        for (part, align) in parts.into_iter().map(|part| (part, 1)).chain([(&self.image, 4096)]) {
             file.resize(file.len().next_multiple_of(align), 0);
             header.extend_from_slice(&(file.len() as u64).to_le_bytes());
             header.extend_from_slice(&(part.len() as u64).to_le_bytes());
@@ -115,12 +119,17 @@ pub(crate) fn image() -> Vec<u8> {
     (0..IMAGE_PAGES * 4096).map(|n| (n % 251).to_le_bytes()[0]).collect()
 }
 
+/// What a proper file holds.
+pub(crate) fn contents() -> Contents<'static> {
+    Contents { metadata: metadata(), runs: runs(), program: PROGRAM, process: PROCESS }
+}
+
 /// A proper file.
 pub(crate) fn file() -> Vec<u8> {
     let image = image();
     let mut hasher = ImageHasher::new();
     hasher.update(&image);
-    let contents = Contents { metadata: metadata(), runs: runs(), program: PROGRAM };
+    let contents = contents();
     let mut file = contents.encode(hasher.finish()).unwrap();
     file.extend_from_slice(&image);
     file

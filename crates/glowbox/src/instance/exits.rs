@@ -43,7 +43,7 @@ impl Instance {
         }
     }
 
-    fn exception(&self, exception: &Exception) -> Error {
+    pub(super) fn exception(&self, exception: &Exception) -> Error {
         let rip = exception.registers.rip;
         // Two bytes before it, or one if the code starts there.
         let before = |length| self.bytes_at(rip.wrapping_sub(length), length);

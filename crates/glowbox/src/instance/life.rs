@@ -7,15 +7,18 @@ use glowbox_abi::mailbox::{
     BATCH_PROGRESS_OFFSET, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest, TO_GUEST_OFFSET,
     ToGuest,
 };
+use glowbox_core::elf::Personality;
 use glowbox_core::layout::Layout;
-use glowbox_core::load::{self, Start};
+use glowbox_core::load;
 use glowbox_core::mail::GuestMail;
 use glowbox_core::registers::CpuState;
 use glowbox_mem::{CaptureError, Image, RestoreError};
 
 use super::lent::Loans;
 use super::{Instance, MachineStats, Options, Origin, out_of_turn};
+use crate::capabilities::Capabilities;
 use crate::host_function::{Prototypes, Registered};
+use crate::linux::Linux;
 use crate::log::Log;
 use crate::pool::Lease;
 use crate::setup::Setup;
@@ -45,10 +48,10 @@ impl Own {
 }
 
 impl Instance {
-    /// Loads the guest into a machine, runs its start-up, and remembers the state after it.
-    pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
+    /// Loads the guest into a machine, so that it can be run from its first instruction.
+    pub(crate) fn load(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
         engine.check_process()?;
-        let Options { limits, functions, log, deadline, setup } = options;
+        let Options { limits, functions, log, deadline, setup, capabilities } = options;
         let random = setup.randomness.load_address()?;
         let layout = Layout::new(guest.program(), limits, random).map_err(|error| {
             Error::with_source(ErrorKind::InvalidOption, error.to_string(), error)
@@ -56,13 +59,7 @@ impl Instance {
         let setup = Setup::new(engine.clone(), guest, layout, setup);
         let prototypes = Prototypes::for_slots(&setup.names, functions);
         let own = Own::new(Arc::new(prototypes), log, deadline);
-        let start = Start {
-            name: setup.guest.name(),
-            random: setup.randomness.auxiliary()?,
-            entropy: setup.randomness.entropy(1)?,
-            log_level: setup.log_level,
-            log_text_limit: setup.log_text_limit,
-        };
+        let start = setup.start(&capabilities)?;
         let mut lease = engine.pool().lease(setup.layout.size(), None)?;
         let mut window = lease.window();
         window.clear().map_err(Error::of_memory)?;
@@ -74,22 +71,44 @@ impl Instance {
         let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
         lease.install(&state);
         lease.start(&state).map_err(Error::of_machine)?;
-        let origin =
-            Origin { state: Arc::new(state), generation: 1, snapshot: None, unknown: None };
-        let mut instance = Instance::new(lease, Arc::new(setup), origin, own);
+        let linux = match setup.layout.personality() {
+            Personality::Glowbox => None,
+            Personality::Linux => {
+                let randomness = setup.randomness;
+                Some(Linux::new(program, &setup.layout, capabilities.clone(), randomness)?)
+            }
+        };
+        let process = linux.as_ref().map(|linux| Arc::clone(linux.process()));
+        let state = Arc::new(state);
+        let origin = Origin { state, generation: 1, process, snapshot: None, unknown: None };
+        let mut instance = Instance::new(lease, Arc::new(setup), origin, own, linux);
         instance.generation = 1;
+        Ok(instance)
+    }
+
+    /// Loads the guest, runs its start-up, and remembers the state after it.
+    pub(crate) fn boot(engine: &Engine, guest: Guest, options: Options) -> Result<Instance, Error> {
+        let mut instance = Instance::load(engine, guest, options)?;
         instance.run_start_up()?;
         let state = instance.lease.state().map_err(Error::of_machine)?;
         instance.lease.install(&state);
         instance.origin.state = Arc::new(state);
+        instance.origin.process = instance.linux.as_ref().map(|linux| Arc::clone(linux.process()));
         let from = instance.setup.places.writable_from;
         // Without it there are no resets, but all else.
         instance.origin.unknown = instance.lease.window().remember(from).map_err(of_capture).err();
         Ok(instance)
     }
 
-    fn new(mut lease: Lease, setup: Arc<Setup>, origin: Origin, own: Own) -> Instance {
+    fn new(
+        mut lease: Lease,
+        setup: Arc<Setup>,
+        origin: Origin,
+        own: Own,
+        linux: Option<Linux>,
+    ) -> Instance {
         lease.writable_from(setup.places.writable_from);
+        lease.carry_registers(linux.is_some());
         Instance {
             machine_before: MachineStats::of(&lease),
             lease,
@@ -107,6 +126,9 @@ impl Instance {
             nesting: 0,
             fresh: true,
             batch: None,
+            linux,
+            sliced: false,
+            killed_by: None,
             stats: Stats::default(),
         }
     }
@@ -137,16 +159,49 @@ impl Instance {
     }
 
     /// Makes an instance in the state of a snapshot.
-    pub(crate) fn spawn(snapshot: &Arc<Captured>, own: Own) -> Result<Instance, Error> {
+    pub(crate) fn spawn(
+        snapshot: &Arc<Captured>,
+        own: Own,
+        capabilities: Option<Capabilities>,
+    ) -> Result<Instance, Error> {
         let setup = &snapshot.setup;
         setup.engine.check_process()?;
         let mut lease = setup.engine.pool().lease(setup.layout.size(), Some(&snapshot.image))?;
         if !has_mapped(&mut lease, &snapshot.image) {
             snapshot.fill(&mut *lease)?;
         }
-        let mut instance = Instance::new(lease, Arc::clone(setup), Origin::of(snapshot), own);
+        let linux = snapshot.linux.as_ref().map(|(process, known)| {
+            Linux::with(Arc::clone(process), capabilities.unwrap_or_else(|| known.clone()))
+        });
+        let origin = Origin::of(snapshot);
+        let mut instance = Instance::new(lease, Arc::clone(setup), origin, own, linux);
         instance.begin()?;
         Ok(instance)
+    }
+
+    /// Makes what is in memory of a snapshot's file into an image of its own: with page tables that do not
+    /// come from the file.
+    pub(crate) fn recapture(mut self) -> Result<Arc<Captured>, Error> {
+        let linux = self.linux.as_mut().expect("only Linux guests change page tables");
+        linux.rebuild(&mut *self.lease).map_err(|broken| {
+            let text = format!("the page tables of the snapshot's guest can't be made: {broken}");
+            Error::with_source(ErrorKind::Hypervisor, text, broken)
+        })?;
+        self.capture()
+    }
+
+    /// Gives a program that has not run yet the arguments and the environment that it is to have now.
+    pub(crate) fn start_with_arguments(&mut self) -> Result<(), Error> {
+        let setup = Arc::clone(&self.setup);
+        let linux = self.linux.as_ref().expect("ordinary programs are Linux programs");
+        let start = setup.start(linux.capabilities())?;
+        let memory = self.lease.memory_mut();
+        let entry = load::stack(setup.guest.program(), &setup.layout, &start, memory);
+        let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
+        self.lease.install(&state);
+        self.lease.start(&state).map_err(Error::of_machine)?;
+        self.origin.state = Arc::new(state);
+        Ok(())
     }
 
     /// Starts, in the state that memory has been put into.
@@ -157,7 +212,11 @@ impl Instance {
         if self.functions.iter().any(Option::is_none) {
             self.prototypes.replace(&mut self.functions);
         }
+        if let (Some(linux), Some(process)) = (&mut self.linux, &self.origin.process) {
+            linux.become_copy_of(process);
+        }
         self.spent = None;
+        self.killed_by = None;
         self.incoming_free = 0;
         self.nesting = 0;
         self.batch = None;
@@ -256,6 +315,7 @@ impl Instance {
         self.take_back()?;
         self.setup = Arc::clone(&snapshot.setup);
         self.lease.writable_from(self.setup.places.writable_from);
+        self.lease.carry_registers(self.linux.is_some());
         self.origin = Origin::of(snapshot);
         if has_mapped(&mut self.lease, &snapshot.image) {
             self.put_back()?;
@@ -302,6 +362,10 @@ impl Instance {
             prototypes: Arc::clone(&self.prototypes),
             log: self.log.another().into(),
             deadline: self.deadline,
+            linux: self
+                .linux
+                .as_ref()
+                .map(|linux| (Arc::clone(linux.process()), linux.capabilities().clone())),
         });
         self.origin = Origin::of(&captured);
         // Whoever has the image must not know the numbers that this one will draw.
@@ -321,6 +385,7 @@ impl Origin {
         Origin {
             state: Arc::clone(&snapshot.state),
             generation: snapshot.generation,
+            process: snapshot.linux.as_ref().map(|(process, _)| Arc::clone(process)),
             snapshot: Some(Arc::clone(snapshot)),
             unknown: None,
         }

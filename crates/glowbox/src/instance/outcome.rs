@@ -3,12 +3,12 @@
 use std::any::type_name;
 
 use glowbox_abi::wire::{self, WireError};
+use glowbox_core::escape::misleads;
 use glowbox_core::mail::{ProtocolViolation, Return};
 use glowbox_core::signature::ResultMatch;
 use serde::de::DeserializeOwned;
 
 use crate::function::Target;
-use crate::log::misleads;
 use crate::{Error, ErrorKind};
 
 /// Longest text of a guest's panic or error that is kept, in bytes.
@@ -21,18 +21,28 @@ pub(super) fn value<R: DeserializeOwned>(
     returned: Return,
     outgoing: &[u8],
 ) -> Result<R, Error> {
+    if let (Return::Error { payload, .. }, ResultMatch::Same) = (&returned, target.result)
+        && let Ok(result) = wire::decode_all(&outgoing[payload.clone()])
+    {
+        // The caller asked for the whole `Result`.
+        return Ok(result);
+    }
+    let bytes = encoded(target, returned, outgoing)?;
+    wire::decode_all(bytes).map_err(|error| not_a(target, type_name::<R>(), error))
+}
+
+/// The encoding of a function's value, or an error, of how it ended. As [`value`], otherwise.
+pub(super) fn encoded<'a>(
+    target: &Target,
+    returned: Return,
+    outgoing: &'a [u8],
+) -> Result<&'a [u8], Error> {
     let name = &target.name;
     match returned {
-        Return::Value(range) => decode(target, &outgoing[range]),
+        Return::Value(range) => value_of(target, &outgoing[range]),
         Return::Error { text: shown, payload } => {
-            let payload = &outgoing[payload];
-            if target.result == ResultMatch::Same
-                && let Ok(result) = wire::decode_all(payload)
-            {
-                // The caller asked for the whole `Result`.
-                return Ok(result);
-            }
-            Err(Error::of_guest(name, &text(&outgoing[shown]), payload.to_vec()))
+            let (shown, payload) = (text(&outgoing[shown]), outgoing[payload].to_vec());
+            Err(Error::of_guest(name, &shown, payload))
         }
         Return::BadArguments => {
             let text = format!(
@@ -53,27 +63,28 @@ pub(super) fn value<R: DeserializeOwned>(
     }
 }
 
-fn decode<R: DeserializeOwned>(target: &Target, bytes: &[u8]) -> Result<R, Error> {
-    let decoded = match (target.result, bytes.split_first()) {
-        (ResultMatch::Same, _) => wire::decode_all(bytes),
-        (ResultMatch::OkOf, Some((0, value))) => wire::decode_all(value),
+/// What stands for the value in the bytes of a result.
+fn value_of<'a>(target: &Target, bytes: &'a [u8]) -> Result<&'a [u8], Error> {
+    match (target.result, bytes.split_first()) {
+        (ResultMatch::Same, _) => Ok(bytes),
+        (ResultMatch::OkOf, Some((0, value))) => Ok(value),
         // An `Err` that came as a plain value, since the guest named its `Result` otherwise.
         (ResultMatch::OkOf, Some((1, _))) => {
             let text = "(an error without a text)";
-            return Err(Error::of_guest(&target.name, text, bytes.to_vec()));
+            Err(Error::of_guest(&target.name, text, bytes.to_vec()))
         }
         (ResultMatch::OkOf, _) => {
-            Err(WireError::Malformed { reason: "neither a value nor an error".into() })
+            let error = WireError::Malformed { reason: "neither a value nor an error".into() };
+            Err(not_a(target, "Result", error))
         }
-    };
-    decoded.map_err(|error| {
-        let text = format!(
-            "the result of guest function `{}` is not a `{}`: it {error}",
-            target.name,
-            type_name::<R>()
-        );
-        Error::with_source(ErrorKind::Protocol, text, error)
-    })
+    }
+}
+
+/// The error for a result that is no encoding of its type.
+fn not_a(target: &Target, of: &str, error: WireError) -> Error {
+    let text =
+        format!("the result of guest function `{}` is not a `{of}`: it {error}", target.name);
+    Error::with_source(ErrorKind::Protocol, text, error)
 }
 
 /// The error for arguments that can't be written.

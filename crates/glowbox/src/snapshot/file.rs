@@ -13,17 +13,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glowbox_abi::mailbox::{ENTROPY_OFFSET, Entropy};
+use glowbox_core::elf::Personality;
+use glowbox_core::escape::misleads;
 use glowbox_core::layout::{Layout, Limits, RegionKind};
 use glowbox_core::registers::{CpuState, ExtendedState};
 use glowbox_core::snapshot_file::{
     Contents, FormatError, Header, ImageHasher, Metadata, Run as FileRun,
 };
+use glowbox_linux::files::{Input, Output};
+use glowbox_linux::{Clock, Process};
 use glowbox_mem::{Image, PAGE, Run};
 
 use super::{Captured, Snapshot};
-use crate::builder::{DEFAULT_DEADLINE, DEFAULT_LIMITS, HostFunctions, check_deadline};
+use crate::builder::{DEFAULT_DEADLINE, HostFunctions, check_deadline};
+use crate::capabilities::{Capabilities, Requested};
 use crate::host_function::{HostFunction, Prototypes};
-use crate::log::{self, Log, LogLevel, LogLimits, LogRecord, misleads};
+use crate::instance::{Instance, Own};
+use crate::linux::Linux;
+use crate::log::{self, Log, LogLevel, LogLimits, LogRecord};
 use crate::randomness::Randomness;
 use crate::setup::{Setup, SetupOptions};
 use crate::{Engine, Error, ErrorKind, Guest};
@@ -68,7 +75,15 @@ impl Snapshot {
             Ok(())
         })
         .map_err(failed)?;
+        let process = match &captured.linux {
+            Some((process, _)) => postcard::to_allocvec(&**process).map_err(|error| {
+                let text = "the snapshot can't be saved: the guest's process can't be encoded";
+                Error::with_source(ErrorKind::InvalidSnapshot, text, error)
+            })?,
+            None => Vec::new(),
+        };
         let contents = Contents {
+            process: &process,
             metadata: metadata(captured),
             runs: captured.image.runs().iter().map(to_file).collect(),
             program: captured.setup.guest.program().bytes(),
@@ -109,7 +124,9 @@ impl Snapshot {
             deadline: Some(DEFAULT_DEADLINE),
             sink: Box::new(log::to_tracing),
             log_limits: LogLimits::default(),
-            limits: DEFAULT_LIMITS,
+            limits: Limits::DEFAULT,
+            stack: None,
+            requested: Requested::default(),
         }
     }
 }
@@ -134,6 +151,8 @@ pub struct Loader {
     sink: Box<dyn log::Sink>,
     log_limits: LogLimits,
     limits: Limits,
+    stack: Option<u64>,
+    requested: Requested,
 }
 
 impl std::fmt::Debug for Loader {
@@ -169,9 +188,10 @@ impl Loader {
         self
     }
 
-    /// Refuses a snapshot of a guest with a larger stack than this; 1 MiB by default.
+    /// Refuses a snapshot of a guest with a larger stack than this; 1 MiB by default, and 8 MiB for a
+    /// Linux program.
     pub fn stack_size(mut self, bytes: u64) -> Loader {
-        self.limits.stack = bytes;
+        self.stack = Some(bytes);
         self
     }
 
@@ -221,7 +241,48 @@ impl Loader {
         self
     }
 
-    /// Loads the file. Its memory image is mapped, not read (but see [`Loader::verify`]).
+    /// What Linux programs read from standard input. Streams and the host's directories are not part of
+    /// the file; what it has of a file tree in memory, it has. See
+    /// [`Builder::stdin`](crate::Builder::stdin).
+    pub fn stdin(mut self, input: Input) -> Loader {
+        self.requested.files.stdin(input);
+        self
+    }
+
+    /// Where Linux programs' standard output goes. See [`Builder::stdout`](crate::Builder::stdout).
+    pub fn stdout(mut self, output: Output) -> Loader {
+        self.requested.stdout = Some(output);
+        self
+    }
+
+    /// Where Linux programs' standard error goes. See [`Builder::stderr`](crate::Builder::stderr).
+    pub fn stderr(mut self, output: Output) -> Loader {
+        self.requested.stderr = Some(output);
+        self
+    }
+
+    /// Lets Linux programs read a directory of the host, at a path where they had one when the snapshot
+    /// was taken. See [`Builder::directory`](crate::Builder::directory).
+    pub fn directory(mut self, path: impl AsRef<str>, host: impl AsRef<Path>) -> Loader {
+        self.requested.files.directory(path, host);
+        self
+    }
+
+    /// Where Linux programs' time comes from. See [`Builder::clock`](crate::Builder::clock).
+    pub fn clock(mut self, clock: Clock) -> Loader {
+        self.requested.clock = clock;
+        self
+    }
+
+    /// Accepts a snapshot of a Linux program that may execute memory that it has written. See
+    /// [`Builder::allow_jit`](crate::Builder::allow_jit).
+    pub fn allow_jit(mut self) -> Loader {
+        self.requested.allow_jit = true;
+        self
+    }
+
+    /// Loads the file. Its memory image is mapped, not read (but see [`Loader::verify`]); that of a
+    /// Linux program is copied.
     ///
     /// The file must stay as it is while the snapshot or a sandbox of it lives. If it is cut short,
     /// what needs the bytes that are gone ends with [`MemoryLost`](ErrorKind::MemoryLost). Replacing
@@ -262,8 +323,7 @@ impl Loader {
         let mut bytes = vec![0; index(range.end - range.start)];
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
         let contents = Contents::parse(&header, &bytes).map_err(invalid)?;
-        self.check_limits(&contents.metadata, &shown)?;
-        let engine = self.engine.map_or_else(Engine::shared, Ok)?;
+        let engine = self.engine.clone().map_or_else(Engine::shared, Ok)?;
         engine.check_process()?;
         let (features, xcr0) = engine.pool().cpu();
         contents.metadata.check_cpu(&features, xcr0).map_err(invalid)?;
@@ -276,8 +336,17 @@ impl Loader {
         let shown = |c: char| if misleads(c) { char::REPLACEMENT_CHARACTER } else { c };
         let name: String = contents.metadata.name.chars().map(shown).collect();
         let guest = Guest::from_bytes(&name, contents.program)?;
-        let given = self.functions.checked(&guest, false)?;
+        self.check_limits(&guest, &contents.metadata, &path.display())?;
         let layout = layout(&guest, &contents.metadata).map_err(invalid)?;
+        let linux = match layout.personality() {
+            Personality::Glowbox => None,
+            Personality::Linux => {
+                let capabilities = self.requested.open()?;
+                let process = process(contents.process, &guest, &layout, &capabilities);
+                Some((Arc::new(process.map_err(|why| contradiction(path, &why))?), capabilities))
+            }
+        };
+        let given = self.functions.checked(&guest, false)?;
         check_runs(&contents.runs, &layout).map_err(invalid)?;
         let state = state(&contents.metadata).map_err(invalid)?;
         let runs = contents.runs.iter().map(from_file).collect();
@@ -296,7 +365,8 @@ impl Loader {
         };
         let setup = Setup::new(engine, guest, layout, options);
         let prototypes = Prototypes::for_slots(&setup.names, given);
-        Ok(Snapshot::new(Arc::new(Captured {
+        let captured = Arc::new(Captured {
+            linux,
             setup: Arc::new(setup),
             image: Arc::new(image),
             state: Arc::new(state),
@@ -304,11 +374,22 @@ impl Loader {
             prototypes: Arc::new(prototypes),
             log: Log::new(self.sink, limits, level).into(),
             deadline: self.deadline,
-        })))
+        });
+        match captured.linux {
+            None => Ok(Snapshot::new(captured)),
+            Some(_) => recaptured(&captured).map(Snapshot::new),
+        }
     }
+
     /// Checks that the guest has no more of anything than is allowed here.
-    fn check_limits(&self, metadata: &Metadata, shown: &str) -> Result<(), Error> {
-        let (found, most) = (metadata.limits, self.limits);
+    fn check_limits(
+        &self,
+        guest: &Guest,
+        metadata: &Metadata,
+        shown: &dyn std::fmt::Display,
+    ) -> Result<(), Error> {
+        let stack = self.stack.unwrap_or(Limits::default_for(guest.program()).stack);
+        let (found, most) = (metadata.limits, Limits { stack, ..self.limits });
         for (field, found, most, option) in [
             ("heap limit", found.heap, most.heap, "memory_limit"),
             ("stack limit", found.stack, most.stack, "stack_size"),
@@ -325,6 +406,34 @@ impl Loader {
         }
         Ok(())
     }
+}
+
+/// The process in a file, if it is one of this guest that may do no more than `capabilities` say.
+fn process(
+    bytes: &[u8],
+    guest: &Guest,
+    layout: &Layout,
+    capabilities: &Capabilities,
+) -> Result<Process, String> {
+    let (process, rest) = postcard::take_from_bytes(bytes).map_err(|error| error.to_string())?;
+    if !rest.is_empty() {
+        return Err("something follows it".into());
+    }
+    Linux::check(&process, guest.program(), layout, capabilities.allows_jit())?;
+    Ok(process)
+}
+
+fn contradiction(path: &Path, why: &str) -> Error {
+    let text = format!("`{}` can't be loaded: its `process` is none: {why}", path.display());
+    Error::new(ErrorKind::InvalidSnapshot, text)
+}
+
+/// The same in memory, with page tables that do not come from the file. The guest changes those, so they
+/// have to be part of its image.
+fn recaptured(captured: &Arc<Captured>) -> Result<Arc<Captured>, Error> {
+    let log = captured.log();
+    let own = Own::new(Arc::clone(&captured.prototypes), log, captured.deadline);
+    Instance::spawn(captured, own, None)?.recapture()
 }
 
 fn metadata(captured: &Captured) -> Metadata {

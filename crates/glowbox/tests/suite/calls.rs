@@ -39,6 +39,12 @@ pub(crate) fn everything() -> Everything {
 }
 
 tests! {
+    fn functions_and_parameters_may_be_called_as_one_likes() {
+        let mut sandbox = sandbox();
+        assert_eq!(sandbox.call::<_, u32>("bytes", (2u32, 3u32)).unwrap(), 231);
+        assert_eq!(sandbox.call::<_, u32>("handler", (4u32, 5u32)).unwrap(), 451);
+    }
+
     fn every_serde_shape_survives_the_way_in_and_out() {
         let mut sandbox = sandbox();
         let sent = everything();

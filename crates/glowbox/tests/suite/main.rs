@@ -21,6 +21,7 @@ macro_rules! tests {
 mod batches;
 mod calls;
 mod device;
+mod encoded;
 mod ends;
 mod exhaustion;
 mod faults;
@@ -39,6 +40,7 @@ mod ready;
 mod resets;
 mod saved;
 mod snapshots;
+mod standard;
 mod support;
 mod time;
 mod trace;
@@ -53,6 +55,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("batches", batches::TESTS),
     ("calls", calls::TESTS),
     ("device", device::TESTS),
+    ("encoded", encoded::TESTS),
     ("ends", ends::TESTS),
     ("exhaustion", exhaustion::TESTS),
     ("faults", faults::TESTS),
@@ -70,6 +73,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("resets", resets::TESTS),
     ("saved", saved::TESTS),
     ("snapshots", snapshots::TESTS),
+    ("standard", standard::TESTS),
     ("time", time::TESTS),
     ("written", written::TESTS),
 ];

@@ -42,17 +42,32 @@ static GUESTS: LazyLock<HashMap<String, Guest>> = LazyLock::new(|| {
         };
         return files.filter_map(read).collect();
     }
-    let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/..");
-    let guests = glowbox_build::Guest::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests"))
-        .target_dir(target)
-        .build_all();
-    let guests = guests.unwrap_or_else(|error| panic!("{error}"));
-    let read = |guest: &glowbox_build::GuestBinary| {
-        let name = guest.name().to_string();
-        (name, Guest::from_file(guest.path()).expect("glowbox-build makes guests that can be run"))
-    };
-    guests.iter().map(read).collect()
+    use glowbox_build::{Guest as Build, Target};
+    let std = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests-std/testing-std");
+    let builds = [
+        (Build::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests")), ""),
+        (Build::std(std), ""),
+        (Build::std(std).target(Target::Musl), "-musl"),
+    ];
+    let mut guests = HashMap::new();
+    for (build, suffix) in builds {
+        match build.target_dir(concat!(env!("CARGO_TARGET_TMPDIR"), "/..")).build_all() {
+            Ok(built) => guests.extend(built.iter().map(|guest| {
+                let name = format!("{}{suffix}", guest.name());
+                let file = Guest::from_file(guest.path());
+                (name, file.expect("glowbox-build makes guests that can be run"))
+            })),
+            Err(error) if suffix == "-musl" => leave_out(&format!("guests for musl: {error}")),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    guests
 });
+
+/// The names of the guest `testing-std`, linked with each C library that there is.
+pub(crate) fn standard_guests() -> impl Iterator<Item = &'static str> {
+    ["testing-std", "testing-std-musl"].into_iter().filter(|name| GUESTS.contains_key(*name))
+}
 
 /// Builds the guests, so that no test's time includes it.
 pub(crate) fn build_guests() {
@@ -111,6 +126,7 @@ fn with_functions<B: Registers>(mut builder: B, left_out: &str) -> B {
     }
     register! {
         "host_add": |a: u32, b: u32| a.wrapping_add(b);
+        "space_of": |space: u32, used: u32, reply: u32| 100 * space + 10 * used + reply;
         "host_echo": |data: Vec<u8>| data;
         "host_checked": |number: u32| -> Result<u32, HostError> {
             if number == 0 { Err(HostError::new("zero is refused")) } else { Ok(number) }

@@ -1,8 +1,12 @@
 //! What touches the machine: start-up, leaving to the host, and the mailbox's memory.
 //!
 //! All of the library's `unsafe` but the heap's is here. The rest of the library, and every guest,
-//! sees safe functions whose rules are kept at run time: the outgoing buffer is lent to one writer
-//! at a time, and a message in the incoming buffer is not overwritten while it is borrowed.
+//! sees safe functions whose rules are kept at run time: the mailbox belongs to one thread, the
+//! outgoing buffer is lent to one writer at a time, and a message in the incoming buffer is not
+//! overwritten while it is borrowed.
+//!
+//! Which thread that is, how it finds the control page, and how it starts, differs: a guest without
+//! the standard library is all alone (`freestanding`), one with it is a process (`with_std`).
 
 #![allow(unsafe_code)]
 
@@ -11,30 +15,37 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use glowbox_abi::ABI_VERSION;
 use glowbox_abi::mailbox::{
     BATCH_PROGRESS_OFFSET, BOOT_INFO_OFFSET, BootInfo, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET,
     FromGuest, MESSAGE_ALIGN, TO_GUEST_OFFSET, ToGuest,
 };
 use glowbox_abi::record::{Kind, Record};
-use glowbox_abi::{ABI_VERSION, AT_GLOWBOX};
 
 use crate::call::{ExportHandler, ExportRecord, ImportRecord};
 
-mod getrandom;
+#[cfg(not(feature = "std"))]
+pub(crate) mod freestanding;
 mod maps;
+#[cfg(feature = "std")]
+mod with_std;
 mod x86_64;
 
+#[cfg(not(feature = "std"))]
+use freestanding as process;
+#[cfg(feature = "std")]
+use with_std as process;
+
+#[cfg(not(feature = "std"))]
+pub use freestanding::set_entropy;
 pub(crate) use maps::{map_entry, mapped_bytes};
+use process::mailbox;
+pub(crate) use process::{is_serving, per_thread};
+#[cfg(feature = "std")]
+pub(crate) use with_std::{exports, is_guest, take_mailbox};
 
-/// Something that a static may hold though it is not `Sync`.
-pub(crate) struct OneThread<T>(pub(crate) T);
-
-// SAFETY: a guest has one thread and no interrupts.
-unsafe impl<T> Sync for OneThread<T> {}
-
-/// Address of the control page, and what of the buffers is in use.
-struct State {
-    control: Cell<usize>,
+/// What of the buffers is in use.
+struct Mailbox {
     /// Whether someone is writing to the outgoing buffer.
     outgoing_lent: Cell<bool>,
     /// Bytes at the start of the outgoing buffer that hold results of a batch.
@@ -43,47 +54,18 @@ struct State {
     incoming_top: Cell<u64>,
 }
 
-// SAFETY: a guest has one thread and no interrupts.
-unsafe impl Sync for State {}
-
-static STATE: State = State {
-    control: Cell::new(0),
-    outgoing_lent: Cell::new(false),
-    outgoing_base: Cell::new(0),
-    incoming_top: Cell::new(0),
-};
-
-/// Where the first code written in Rust starts; `stack` is the initial stack pointer.
-///
-/// # Safety
-///
-/// Called once, by the entry point, with the System V initial stack.
-unsafe extern "C" fn start(stack: *const u64) -> ! {
-    // SAFETY: the stack starts with the argument count, the arguments and a null, the environment
-    // and a null, and the auxiliary vector, which ends with a null type.
-    let control = unsafe {
-        let mut at = stack.add(1);
-        for _ in 0..2 {
-            while *at != 0 {
-                at = at.add(1);
-            }
-            at = at.add(1);
+impl Mailbox {
+    const fn new() -> Mailbox {
+        Mailbox {
+            outgoing_lent: Cell::new(false),
+            outgoing_base: Cell::new(0),
+            incoming_top: Cell::new(0),
         }
-        while *at != 0 && *at != AT_GLOWBOX {
-            at = at.add(2);
-        }
-        if *at == AT_GLOWBOX { *at.add(1) } else { 0 }
-    };
-    if control == 0 {
-        // Not started by Glowbox: there is nobody to tell.
-        x86_64::abort();
     }
-    STATE.control.set(usize::try_from(control).unwrap_or(0));
-    crate::start::run()
 }
 
 fn control<T>(offset: usize) -> *mut T {
-    ptr::with_exposed_provenance_mut(STATE.control.get() + offset)
+    ptr::with_exposed_provenance_mut(process::control_address() + offset)
 }
 
 /// What the host said at boot.
@@ -105,47 +87,57 @@ pub(crate) fn entropy_generation() -> u64 {
     unsafe { ptr::read_volatile(control(ENTROPY_OFFSET)) }
 }
 
-/// Changes what the host gave: for test guests, which play a copy of themselves.
-pub fn set_entropy(entropy: &Entropy) {
-    // SAFETY: as above; the page is the guest's to write.
-    unsafe { ptr::write_volatile(control(ENTROPY_OFFSET), *entropy) }
-}
-
 /// Writes a header, hands control to the host, and returns what the host answers.
 pub fn leave(header: &FromGuest) -> ToGuest {
-    // SAFETY: both headers lie in the mapped control page, aligned; the host reads and writes
-    // them only while the guest is stopped inside `call_out`.
-    unsafe {
+    // SAFETY: both headers lie in the mapped control page, aligned; of the guest, only the thread
+    // that owns the mailbox touches them, and the host only while that one is stopped inside
+    // `call_out`.
+    mailbox(|_| unsafe {
         ptr::write_volatile(control(FROM_GUEST_OFFSET), *header);
         x86_64::call_out();
         ptr::read_volatile(control(TO_GUEST_OFFSET))
-    }
+    })
 }
 
 /// As `leave`, with the message at the start of what `with_outgoing` lends.
 pub(crate) fn send(header: &FromGuest) -> ToGuest {
-    leave(&FromGuest { offset: STATE.outgoing_base.get() as u64, ..*header })
+    leave(&FromGuest { offset: outgoing_base() as u64, ..*header })
 }
 
 /// Lends the outgoing buffer, behind the results of a batch that are in it. `None` if it is lent
 /// already.
 pub fn with_outgoing<R>(write: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
-    if STATE.outgoing_lent.replace(true) {
+    if mailbox(|mailbox| mailbox.outgoing_lent.replace(true)) {
         return None;
     }
-    let result = with_outgoing_now(write);
-    STATE.outgoing_lent.set(false);
-    Some(result)
+    let _lent = Lent;
+    Some(with_outgoing_now(write))
 }
 
-/// Lends the outgoing buffer whether it is lent or not: for the last words of a guest that does
-/// not go back to whoever had it, and for when nobody can have it.
+/// The outgoing buffer is lent while this lives; also if whoever has it unwinds.
+struct Lent;
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        mailbox(|mailbox| mailbox.outgoing_lent.set(false));
+    }
+}
+
+/// Takes the outgoing buffer from whoever has it, for the last words of a guest that does not go
+/// back there. Nobody gets it from now on but by `with_outgoing_now`.
+pub(crate) fn take_outgoing() {
+    mailbox(|mailbox| mailbox.outgoing_lent.set(true));
+}
+
+/// Lends the outgoing buffer whether it is lent or not: after `take_outgoing`, and for when nobody
+/// can have it.
 pub(crate) fn with_outgoing_now<R>(write: impl FnOnce(&mut [u8]) -> R) -> R {
     let info = boot_info();
     let address = usize::try_from(info.outgoing_address).unwrap_or(0);
     let size = outgoing_size();
-    let base = STATE.outgoing_base.get().min(size);
-    // SAFETY: the host mapped that many bytes there, and they are nobody else's: see above.
+    let base = outgoing_base().min(size);
+    // SAFETY: the host mapped that many bytes there, and they are nobody else's: only the mailbox's
+    // owner comes to here, and see above.
     let space = unsafe {
         let start = ptr::with_exposed_provenance_mut::<u8>(address).add(base);
         core::slice::from_raw_parts_mut(start, size - base)
@@ -160,12 +152,12 @@ pub(crate) fn outgoing_size() -> usize {
 
 /// Where what `with_outgoing` lends starts.
 pub(crate) fn outgoing_base() -> usize {
-    STATE.outgoing_base.get()
+    mailbox(|mailbox| mailbox.outgoing_base.get())
 }
 
 /// Keeps so many bytes at the outgoing buffer's start from being lent. Nobody has it now.
 pub(crate) fn set_outgoing_base(base: usize) {
-    STATE.outgoing_base.set(base);
+    mailbox(|mailbox| mailbox.outgoing_base.set(base));
 }
 
 /// How many results of a batch are done. The host sets it to zero before the batch, and counts what
@@ -184,7 +176,7 @@ pub(crate) fn count_result() {
 
 /// The first offset in the incoming buffer that a reply may use.
 pub(crate) fn incoming_top() -> u64 {
-    STATE.incoming_top.get()
+    mailbox(|mailbox| mailbox.incoming_top.get())
 }
 
 /// A message in the incoming buffer, kept from being overwritten while it lives.
@@ -202,10 +194,14 @@ pub struct Message {
 impl Message {
     /// Takes the message that a header describes: behind those that are taken, or part of one.
     pub(crate) fn take(header: &ToGuest) -> Message {
-        let previous_top = STATE.incoming_top.get();
         let end = header.offset.saturating_add(header.length);
         let end = end.checked_next_multiple_of(MESSAGE_ALIGN).unwrap_or(u64::MAX);
-        STATE.incoming_top.set(end.min(boot_info().incoming_size).max(previous_top));
+        let end = end.min(boot_info().incoming_size);
+        let previous_top = mailbox(|mailbox| {
+            let previous_top = mailbox.incoming_top.get();
+            mailbox.incoming_top.set(end.max(previous_top));
+            previous_top
+        });
         let (offset, length) = (header.offset, header.length);
         Message { offset, length, previous_top, _marker: PhantomData }
     }
@@ -229,7 +225,7 @@ impl Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        STATE.incoming_top.set(self.previous_top);
+        mailbox(|mailbox| mailbox.incoming_top.set(self.previous_top));
     }
 }
 
@@ -247,10 +243,10 @@ unsafe extern "C" {
 #[used]
 #[unsafe(link_section = "glowbox_exports")]
 static EXPORTS_ABI: ExportRecord<0> =
-    Record::new(Kind::Abi, no_function as ExportHandler, ABI_VERSION, 0, []);
+    Record::new(process::ABI, no_function as ExportHandler, ABI_VERSION, 0, []);
 #[used]
 #[unsafe(link_section = "glowbox_imports")]
-static IMPORTS_ABI: ImportRecord<0> = Record::new(Kind::Abi, 0, ABI_VERSION, 0, []);
+static IMPORTS_ABI: ImportRecord<0> = Record::new(process::ABI, 0, ABI_VERSION, 0, []);
 
 fn no_function(_: &crate::arch::Message) -> FromGuest {
     crate::call::bad_arguments()

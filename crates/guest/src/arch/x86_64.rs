@@ -1,10 +1,8 @@
-//! x86-64: entry point, the one instruction that leaves the guest, memory functions.
+//! x86-64: the one instruction that leaves the guest.
 
-use core::arch::{asm, global_asm};
+use core::arch::asm;
 
 use glowbox_abi::CALL_PORT;
-
-global_asm!(include_str!("x86_64.s"), start = sym super::start, options(att_syntax));
 
 /// Hands control to the host and returns when it comes back.
 ///
@@ -23,22 +21,4 @@ pub(super) unsafe fn call_out() {
             options(nostack, preserves_flags),
         );
     }
-}
-
-/// Ends the guest by an invalid instruction.
-pub(super) fn abort() -> ! {
-    // SAFETY: `ud2` raises an exception, from which nothing returns.
-    unsafe { asm!("ud2", options(noreturn, nomem, nostack)) }
-}
-
-/// What precompiled `core` and `alloc` refer to for unwinding, which a guest does not do.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() -> ! {
-    abort()
-}
-
-/// As above.
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Resume() -> ! {
-    abort()
 }

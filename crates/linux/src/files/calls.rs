@@ -102,10 +102,10 @@ pub(crate) const CALLS: &[Entry] = entries! {
     epoll_create1 __NR_epoll_create1 descriptors::epoll_create1: "";
     epoll_ctl __NR_epoll_ctl waiting::epoll_ctl: "no sets in sets";
     epoll_wait __NR_epoll_wait waiting::epoll_wait: "";
-    epoll_pwait __NR_epoll_pwait waiting::epoll_wait: "the signal mask is ignored";
-    epoll_pwait2 __NR_epoll_pwait2 waiting::epoll_pwait2: "the signal mask is ignored";
+    epoll_pwait __NR_epoll_pwait waiting::epoll_pwait: "";
+    epoll_pwait2 __NR_epoll_pwait2 waiting::epoll_pwait2: "";
     poll __NR_poll waiting::poll: "";
-    ppoll __NR_ppoll waiting::ppoll: "the signal mask is ignored; the time left is not given back";
+    ppoll __NR_ppoll waiting::ppoll: "the time left is not given back";
     select __NR_select waiting::select: "the time left is not given back";
     pselect6 __NR_pselect6 waiting::pselect6: "as `ppoll`";
     socket __NR_socket descriptors::socket: "EAFNOSUPPORT";

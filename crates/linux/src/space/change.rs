@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::areas::Streak;
 use super::runs::Mapped;
-use super::tables::Tables;
+use super::tables::{Tables, most_tables, next_table};
 use super::{Rights, Space, broken, length, merged, page_of, shared};
 use crate::{Broken, Hardware};
 use glowbox_core::address::PAGE_SIZE;
@@ -101,18 +101,16 @@ impl Space {
         let rights = area.rights;
         let mut range = range.clone();
         let missing = length(&range) - self.runs.populated(&range);
-        let available = self.frames.available();
         if missing == 0 {
             return Ok(());
         }
-        if missing > available {
-            range = first..range.end.min(first + available);
+        let available = self.frames.available();
+        if missing + most_tables(&range) * PAGE_SIZE > available {
+            // By one table, so that none is made for what gets no frame.
+            range = first..range.end.min(first + available).min(next_table(first));
         }
         if !self.make_tables(hardware, &range)? {
-            range = first..range.end.min(first + PAGE_SIZE);
-            if !self.make_tables(hardware, &range)? {
-                return Ok(());
-            }
+            return Ok(());
         }
         let mut revealed = Vec::new();
         'gaps: for gap in self.runs.gaps(&range) {

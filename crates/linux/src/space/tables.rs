@@ -132,7 +132,7 @@ impl Tables<'_> {
                         frame += PAGE_SIZE;
                     }
                 }
-                None if flags == 0 => frame += pages * PAGE_SIZE,
+                None if flags == 0 => {}
                 None => return Err(broken(format!("no page table for {address:#x}"))),
             }
             address = end;
@@ -142,6 +142,11 @@ impl Tables<'_> {
 }
 
 /// Where the addresses of the next table start.
-fn next_table(address: u64) -> u64 {
+pub(super) fn next_table(address: u64) -> u64 {
     (address & !(TABLE_SPAN - 1)) + TABLE_SPAN
+}
+
+/// How many tables it takes at most to map a range, which is not empty.
+pub(super) fn most_tables(range: &Range<u64>) -> u64 {
+    LEVEL_SHIFTS.iter().map(|shift| ((range.end - 1) >> shift) - (range.start >> shift) + 1).sum()
 }

@@ -34,6 +34,8 @@ const BREAK_LIMIT: u64 = 0x70_0000;
 const ARENA: Range<u64> = 0x7000_0000..0x7040_0000;
 /// In it, a page that is Glowbox's, and some that are nobody's.
 const CONTROL: Range<u64> = 0x7010_0000..0x7010_1000;
+/// Another like it, right behind it.
+const BESIDE: Range<u64> = 0x7010_1000..0x7010_2000;
 const RESERVED: Range<u64> = 0x7020_0000..0x7020_4000;
 const R: Rights = Rights { read: true, write: false, execute: false };
 const RW: Rights = Rights::READ_WRITE;
@@ -54,6 +56,7 @@ fn options(pages: u64) -> Options {
             initial(&TEXT, 0x2_0000, RX, false),
             initial(&DATA, 0x2_3000, RW, false),
             initial(&CONTROL, 0x3_0000, RW, true),
+            initial(&BESIDE, 0x3_1000, RW, true),
             initial(&MAILBOX, 0x40_0000, R, true),
         ],
         reserved: vec![RESERVED, 511 << 30..512 << 30],
@@ -99,8 +102,9 @@ struct Machine {
     known: BTreeMap<u64, (u64, Rights)>,
     /// Frames that the guest may use, as far as the machine was told.
     revealed: BTreeSet<u64>,
-    /// How often it was made to forget something.
+    /// How often it was made to forget something, and told that it may know something.
     forgotten: usize,
+    told: usize,
 }
 
 impl Machine {
@@ -111,6 +115,7 @@ impl Machine {
             known: BTreeMap::new(),
             revealed: BTreeSet::new(),
             forgotten: 0,
+            told: 0,
         };
         machine.load(options);
         machine
@@ -128,7 +133,8 @@ impl Machine {
             let Range { start, end } = initial.addresses;
             let (gva, gpa, length) = (Gva(start), Gpa(initial.memory), end - start);
             let (protection, privilege) = (protection(initial.rights), Privilege::User);
-            mappings.push(Mapping { gva, gpa, length, protection, privilege });
+            let large = false;
+            mappings.push(Mapping { gva, gpa, length, protection, privilege, large });
             self.revealed.extend(pages(&(gpa.0..gpa.0 + length)));
         }
         mappings.push(Mapping {
@@ -137,6 +143,7 @@ impl Machine {
             length: ROOT,
             protection: Protection::ReadWrite,
             privilege: Privilege::Supervisor,
+            large: false,
         });
         let tables = usize::try_from(ROOT).unwrap()..usize::try_from(TABLES_END).unwrap();
         self.memory[tables.clone()].fill(0);
@@ -221,6 +228,7 @@ impl Hardware for Machine {
 
     fn reveal(&mut self, memory: Range<u64>) {
         assert!(!memory.is_empty());
+        self.told += 1;
         self.revealed.extend(pages(&memory));
     }
 

@@ -4,6 +4,7 @@ use glowbox_core::registers::{CpuState, ExtendedState, Registers};
 use serde::{Deserialize, Serialize};
 
 use super::{Thread, Threads};
+use crate::space::ADDRESSES_END;
 use crate::{Bases, Broken, Hardware};
 
 /// The bits that MXCSR may have.
@@ -23,6 +24,12 @@ pub(super) struct Saved {
 impl Saved {
     pub(super) fn new(bases: Bases, extended: ExtendedState) -> Saved {
         Saved { fs: bases.fs, gs: bases.gs, extended }
+    }
+
+    /// Whether a vCPU can hold it.
+    fn is_sound(&self) -> bool {
+        // Canonical: the upper 17 bits are the same.
+        [self.fs, self.gs].iter().all(|base| matches!(base >> 47, 0 | 0x1_ffff))
     }
 }
 
@@ -104,6 +111,13 @@ impl Threads {
 }
 
 impl Thread {
+    /// Whether it may go on from its registers, and with what else is saved of it.
+    pub(super) fn is_sound(&self) -> bool {
+        self.pending.is_sound()
+            && self.registers.rip < ADDRESSES_END
+            && self.saved.as_ref().is_none_or(|saved| saved.is_sound())
+    }
+
     /// A copy of a thread as `clone` makes it.
     pub(super) fn child(&self, id: u32, registers: Registers, saved: Saved) -> Thread {
         Thread {

@@ -387,6 +387,13 @@ impl Threads {
         thread.mask = mask & !UNBLOCKABLE;
     }
 
+    /// Lets the current thread block what it did before a call that takes a mask.
+    pub(crate) fn restore_mask(&mut self) {
+        if let Some(mask) = self.current().mask_after.take() {
+            self.set_mask(mask);
+        }
+    }
+
     /// Changes what the current thread blocks.
     fn set_mask(&mut self, mask: u64) {
         self.current().mask = mask & !UNBLOCKABLE;

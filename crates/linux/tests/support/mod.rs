@@ -1,12 +1,15 @@
 //! A guest without a CPU: a test says which calls its threads make.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses some of it")]
+#![allow(clippy::unwrap_used, reason = "it is for tests")]
+
+pub mod drive;
 
 use std::ops::Range;
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::{ExtendedState, Registers};
-use glowbox_linux::files::{self, Files};
+use glowbox_linux::files::{self, Input};
 use glowbox_linux::process::Options;
 use glowbox_linux::space::{self, Initial, MMAP_BASE, Rights};
 use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, World};
@@ -76,7 +79,6 @@ pub enum Went {
     Exited(i32),
     Killed(i32),
     OutOfMemory,
-    Broken,
 }
 
 pub struct Guest {
@@ -107,8 +109,35 @@ pub fn space() -> space::Options {
     }
 }
 
-pub fn files() -> Files {
-    files::Options::new().build(&Clock::Virtual).unwrap().0
+/// Guest memory with page tables that map `DATA`.
+fn mapped() -> Vec<u8> {
+    let mut memory = vec![0; usize::try_from(MEMORY).unwrap()];
+    let mut put = |at: u64, entry: u64| {
+        let at = usize::try_from(at).unwrap();
+        memory[at..at + 8].copy_from_slice(&entry.to_le_bytes());
+    };
+    // Present, writable, the user's, accessed.
+    let table = 0x27;
+    for (level, shift) in [39, 30, 21].into_iter().enumerate() {
+        let at = 0x1000 * level as u64;
+        put(at + (DATA >> shift & 0x1ff) * 8, (at + 0x1000) | table);
+    }
+    for page in 0..DATA_SIZE >> 12 {
+        // Dirty too, and not executable.
+        let entry = ((1 << 20) + (page << 12)) | table | 1 << 6 | 1 << 63;
+        put(0x3000 + (((DATA >> 12) + page) & 0x1ff) * 8, entry);
+    }
+    memory
+}
+
+/// What the fuzzers' guests are given: a file to read, a directory to write to, some input.
+pub fn files_for_fuzz() -> files::Options {
+    let mut options = files::Options::new();
+    options
+        .stdin(Input::bytes(vec![b'x'; 1000]))
+        .file("/given/file", *b"some bytes")
+        .scratch("/tmp", 1 << 16);
+    options
 }
 
 /// Extended state with something in every byte that can have it.
@@ -125,26 +154,26 @@ impl Guest {
     }
 
     pub fn with(limits: Limits) -> Guest {
-        let options = Options { space: space(), files: files(), seed: [1; 32], limits };
-        let memory = vec![0; usize::try_from(MEMORY).unwrap()];
+        Guest::with_all(limits, &files::Options::new())
+    }
+
+    pub fn with_all(limits: Limits, files: &files::Options) -> Guest {
+        let (files, grants) = files.build(&Clock::Virtual).unwrap();
+        let options = Options { space: space(), files, seed: [1; 32], limits };
+        let memory = mapped();
         let bases = Bases { fs: 0x1000, gs: 0x2000 };
         let registers = Registers { rip: CODE, rsp: STACK, rflags: FLAGS, ..Registers::default() };
         Guest {
             process: Process::new(options),
             hardware: Fake { memory, bases, extended: extended(0x5a), asked: 0 },
-            world: World::default(),
+            world: World { files: grants, ..World::default() },
             registers,
         }
     }
 
     /// A guest with files and streams.
     pub fn with_files(files: &files::Options) -> Guest {
-        let mut guest = Guest::new();
-        let (files, grants) = files.build(&Clock::Virtual).unwrap();
-        let (seed, limits) = ([1; 32], Limits::default());
-        guest.process = Process::new(Options { space: space(), files, seed, limits });
-        guest.world.files = grants;
-        guest
+        Guest::with_all(Limits::default(), files)
     }
 
     pub fn clock(mut self, clock: Clock) -> Guest {
@@ -170,7 +199,7 @@ impl Guest {
             Next::Exited(status) => Went::Exited(status),
             Next::Killed { signal, .. } => Went::Killed(signal),
             Next::OutOfMemory { .. } => Went::OutOfMemory,
-            Next::Broken(_) => Went::Broken,
+            Next::Broken(broken) => panic!("the machine can't go on: {broken}"),
         }
     }
 
@@ -289,6 +318,12 @@ impl Guest {
         self.call(raw::__NR_rt_sigreturn, &[])
     }
 
+    /// Whether the stack pointer is where a handler has it when it returns.
+    pub fn in_handler(&self) -> bool {
+        let stack = self.registers.rsp;
+        (DATA..STACK - 8).contains(&stack) && self.word(stack) == CODE + 0x2000
+    }
+
     /// What the thread that runs blocks.
     pub fn mask(&mut self) -> u64 {
         let before = self.registers;
@@ -313,4 +348,17 @@ pub fn bit(signal: u32) -> u64 {
 
 pub fn error(errno: u32) -> i64 {
     -i64::from(errno)
+}
+
+/// Numbers that look random (SplitMix64), the same each time.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = self.0;
+        number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ number >> 31
+    }
 }

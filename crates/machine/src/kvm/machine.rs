@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
-use glowbox_core::address::Gpa;
+use glowbox_core::address::{Gpa, PAGE_SIZE};
 use glowbox_core::layout::{PAGE_TABLES_GPA, RESUME};
 use glowbox_core::registers::{CpuState, ExtendedState, Registers};
 use glowbox_mem::{GuestMemory, Image, Lent, Window};
@@ -19,7 +19,7 @@ use super::{Kvm, failed};
 use crate::interrupt::{Entered, RunControl};
 use crate::supervisor::resume::{self, Abilities};
 use crate::supervisor::{self, selector};
-use crate::{Exit, Machine, MachineError};
+use crate::{Exit, Machine, MachineError, SegmentBases};
 
 /// Protected mode, monitor coprocessor, 387, numeric errors, write protection in ring 0, paging.
 const CR0: u64 = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
@@ -40,6 +40,9 @@ const RFLAGS: u64 = 3 << 12 | 1 << 1;
 /// overflow, alignment check, identification.
 const USER_FLAGS: u64 =
     1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+
+/// What exits bring with them where they are to.
+const CARRIED: [SyncReg; 2] = [SyncReg::Register, SyncReg::SystemRegister];
 
 const MSR_STAR: u32 = 0xc000_0081;
 const MSR_LSTAR: u32 = 0xc000_0082;
@@ -74,6 +77,8 @@ pub struct KvmMachine {
     sregs: kvm_sregs,
     sync_regs: bool,
     abilities: Abilities,
+    /// Whether every exit brings the registers with it.
+    carry: bool,
     /// Whether the last exit was one that KVM may have left unfinished.
     unfinished: bool,
     broken: bool,
@@ -124,6 +129,7 @@ impl KvmMachine {
             sregs,
             sync_regs: kvm.sync_regs,
             abilities,
+            carry: false,
             unfinished: false,
             broken: false,
             entries: 0,
@@ -147,13 +153,14 @@ impl KvmMachine {
         result
     }
 
-    fn set_registers(&mut self, state: &CpuState) -> Result<(), MachineError> {
-        let r = &state.registers;
-        // The resume page loads RAX and RDX, and jumps to RIP.
+    /// Sets all that decides where and how user mode goes on.
+    fn set_registers(&mut self, r: &Registers, bases: SegmentBases) -> Result<(), MachineError> {
         let regs = kvm_regs {
-            rip: RESUME.0,
+            rip: r.rip,
             rflags: r.rflags & USER_FLAGS | RFLAGS,
+            rax: r.rax,
             rbx: r.rbx,
+            rdx: r.rdx,
             rcx: r.rcx,
             rsi: r.rsi,
             rdi: r.rdi,
@@ -167,10 +174,9 @@ impl KvmMachine {
             r13: r.r13,
             r14: r.r14,
             r15: r.r15,
-            ..kvm_regs::default()
         };
         let mut sregs = self.sregs;
-        (sregs.fs.base, sregs.gs.base) = (state.fs_base, state.gs_base);
+        (sregs.fs.base, sregs.gs.base) = (bases.fs, bases.gs);
         // No exception, interrupt or shadow of one is left over.
         let events =
             kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..kvm_vcpu_events::default() };
@@ -208,8 +214,23 @@ impl KvmMachine {
     }
 
     fn registers(&self) -> Result<Registers, MachineError> {
+        if self.carries() {
+            return Ok(registers(&self.vcpu.sync_regs().regs));
+        }
         let regs = self.vcpu.get_regs().map_err(|error| failed("KVM_GET_REGS", error))?;
         Ok(registers(&regs))
+    }
+
+    fn special_registers(&self) -> Result<kvm_sregs, MachineError> {
+        if self.carries() {
+            return Ok(self.vcpu.sync_regs().sregs);
+        }
+        self.vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))
+    }
+
+    /// Whether the last exit has brought the registers.
+    fn carries(&self) -> bool {
+        self.carry && self.sync_regs
     }
 
     /// What an exit by a port other than the call port, or in another way than `out`, means.
@@ -218,7 +239,7 @@ impl KvmMachine {
         if !supervisor::contains(registers.rip) {
             return Ok(Exit::Port { port, registers: Box::new(registers) });
         }
-        let special = self.vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))?;
+        let special = self.special_registers()?;
         Ok(match supervisor::entered(&registers, special.cr2, self.memory.bytes()) {
             supervisor::Entered::Exception(exception) => Exit::Exception(Box::new(exception)),
             supervisor::Entered::Syscall => Exit::Syscall(Box::new(registers)),
@@ -255,7 +276,45 @@ impl Machine for KvmMachine {
 
     fn start(&mut self, state: &CpuState) -> Result<(), MachineError> {
         self.settle()?;
-        self.set_registers(state)
+        // The resume page loads RAX and RDX, and jumps to RIP.
+        let registers = Registers { rip: RESUME.0, rax: 0, rdx: 0, ..state.registers };
+        self.set_registers(&registers, SegmentBases { fs: state.fs_base, gs: state.gs_base })
+    }
+
+    fn proceed(&mut self, registers: &Registers, bases: SegmentBases) -> Result<(), MachineError> {
+        // Nothing of the exit is left to be finished but the supervisor's `out`, which KVM gives up
+        // when RIP is another.
+        self.set_registers(registers, bases)
+    }
+
+    fn bases(&self) -> Result<SegmentBases, MachineError> {
+        let special = self.special_registers()?;
+        Ok(SegmentBases { fs: special.fs.base, gs: special.gs.base })
+    }
+
+    fn extended(&self) -> Result<ExtendedState, MachineError> {
+        self.extended_state()
+    }
+
+    fn carry_registers(&mut self, carry: bool) {
+        self.carry = carry;
+        for which in CARRIED.into_iter().filter(|_| self.sync_regs) {
+            match carry {
+                true => self.vcpu.set_sync_valid_reg(which),
+                false => self.vcpu.clear_sync_valid_reg(which),
+            }
+        }
+    }
+
+    fn reveal(&mut self, memory: Range<usize>) {
+        self.memory.reveal(memory);
+    }
+
+    fn forget(&mut self, memory: Range<usize>) -> Result<(), MachineError> {
+        self.memory.forget(memory).map_err(|source| {
+            self.broken = true;
+            MachineError::Request { request: "mprotect", source }
+        })
     }
 
     fn settle(&mut self) -> Result<(), MachineError> {
@@ -272,20 +331,12 @@ impl Machine for KvmMachine {
     fn state(&mut self) -> Result<CpuState, MachineError> {
         // Not every KVM shows the RIP behind an `out` before that is finished. Where the run page can
         // carry registers, that gives them as well.
-        let carried = [SyncReg::Register, SyncReg::SystemRegister];
-        if self.sync_regs {
-            carried.into_iter().for_each(|which| self.vcpu.set_sync_valid_reg(which));
-        }
+        let carried = self.carry;
+        self.carry_registers(true);
         let finished = self.finish_exit();
-        carried.into_iter().for_each(|which| self.vcpu.clear_sync_valid_reg(which));
-        finished?;
-        let (registers, special) = if self.sync_regs {
-            let shared = self.vcpu.sync_regs();
-            (registers(&shared.regs), shared.sregs)
-        } else {
-            let special = self.vcpu.get_sregs().map_err(|error| failed("KVM_GET_SREGS", error))?;
-            (self.registers()?, special)
-        };
+        let state = finished.and_then(|()| Ok((self.registers()?, self.special_registers()?)));
+        self.carry_registers(carried);
+        let (registers, special) = state?;
         let (fs_base, gs_base) = (special.fs.base, special.gs.base);
         Ok(CpuState { registers, fs_base, gs_base, extended: self.extended_state()? })
     }
@@ -353,6 +404,18 @@ impl Machine for KvmMachine {
 }
 
 impl KvmMachine {
+    /// The registers, if the guest's time slice is over and it is among its own code. If it is not, it
+    /// is on its way out through the supervisor, or on its way in through the resume page, and gets
+    /// there by itself.
+    fn ended_slice(&self) -> Result<Option<Registers>, MachineError> {
+        if self.control.stop_reason().is_some() || !self.control.take_tick() {
+            return Ok(None);
+        }
+        let registers = self.registers()?;
+        let entering = (RESUME.0..RESUME.0 + PAGE_SIZE).contains(&registers.rip);
+        Ok((!entering && !supervisor::contains(registers.rip)).then_some(registers))
+    }
+
     fn enter(&mut self) -> Result<Exit, MachineError> {
         // SAFETY: `self.vcpu` keeps the run page mapped, and this value is dropped before
         // `self.vcpu` can be, on this thread.
@@ -372,7 +435,11 @@ impl KvmMachine {
                 Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) => port,
                 Ok(other) => return Ok(broken(other)),
                 Err(error) => match error.errno() {
-                    libc::EINTR | libc::EAGAIN => continue,
+                    // Not before the first entry, which may have a call out to finish.
+                    libc::EINTR | libc::EAGAIN => match self.ended_slice()? {
+                        Some(registers) => return Ok(Exit::Tick(Box::new(registers))),
+                        None => continue,
+                    },
                     libc::EFAULT => return Ok(Exit::MemoryLost),
                     _ => return Err(failed("KVM_RUN", error)),
                 },

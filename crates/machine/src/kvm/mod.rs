@@ -6,14 +6,12 @@
 
 mod cpuid;
 mod machine;
+mod probe;
 
 use std::io;
 use std::sync::OnceLock;
 
-use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS,
-    kvm_sregs,
-};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_sregs};
 use kvm_ioctls::Cap;
 
 use glowbox_core::snapshot_file::FeatureWord;
@@ -21,6 +19,7 @@ use glowbox_core::snapshot_file::FeatureWord;
 use crate::MachineError;
 
 pub use machine::KvmMachine;
+pub use probe::{Capability, Probe, probe};
 
 /// Where KVM is found.
 const DEVICE: &str = "/dev/kvm";
@@ -52,14 +51,8 @@ impl Kvm {
         if device.get_api_version() != API_VERSION {
             return Err(MachineError::Unsupported { what: "version 12 of its interface" });
         }
-        for (capability, what) in [
-            (Cap::UserMemory, "user memory (KVM_CAP_USER_MEMORY)"),
-            (Cap::ImmediateExit, "immediate exits (KVM_CAP_IMMEDIATE_EXIT)"),
-            (Cap::ExtCpuid, "CPUID control (KVM_CAP_EXT_CPUID)"),
-        ] {
-            if !device.check_extension(capability) {
-                return Err(MachineError::Unsupported { what });
-            }
+        if let Some(what) = probe::missing(&device) {
+            return Err(MachineError::Unsupported { what });
         }
         let supported = device
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -69,9 +62,7 @@ impl Kvm {
             .map_err(|_| MachineError::Unsupported { what: "a CPUID table of usual size" })?;
         let has_xcrs = device.check_extension(Cap::Xcrs);
         let xcr0 = cpuid::xcr0(supported.as_slice()).filter(|_| has_xcrs);
-        let wanted = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
-        let wanted = i32::try_from(wanted).unwrap_or(i32::MAX);
-        let sync_regs = device.check_extension_int(Cap::SyncRegs) & wanted == wanted;
+        let sync_regs = probe::has_sync_regs(&device);
         Ok(Kvm { device, cpuid, xcr0, sync_regs, sregs: OnceLock::new() })
     }
 }

@@ -10,6 +10,7 @@ use crate::Errno;
 use crate::call::{Answer, Call, Stop, Wait, WaitFor, int, unsigned};
 use crate::clock::nanoseconds;
 use crate::files::epoll::{Control, ERR, HUP, IN, NVAL, OUT};
+use crate::threads::signals::calls::mask_for_call;
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -42,7 +43,9 @@ pub(super) fn poll(call: &mut Call<'_>) -> Answer {
 }
 
 pub(super) fn ppoll(call: &mut Call<'_>) -> Answer {
-    let limit = timespec(call, call.arguments[2])?;
+    let [_, _, limit, mask, size, _] = call.arguments;
+    let limit = timespec(call, limit)?;
+    mask_for_call(call, mask, size)?;
     poll_for(call, limit)
 }
 
@@ -99,7 +102,12 @@ pub(super) fn select(call: &mut Call<'_>) -> Answer {
 }
 
 pub(super) fn pselect6(call: &mut Call<'_>) -> Answer {
-    let limit = timespec(call, call.arguments[4])?;
+    let [_, _, _, _, limit, mask] = call.arguments;
+    let limit = timespec(call, limit)?;
+    if mask != 0 {
+        let [mask, size] = call.words(mask)?;
+        mask_for_call(call, mask, size)?;
+    }
     select_for(call, limit)
 }
 
@@ -168,8 +176,16 @@ pub(super) fn epoll_wait(call: &mut Call<'_>) -> Answer {
     epoll_wait_for(call, limit)
 }
 
+pub(super) fn epoll_pwait(call: &mut Call<'_>) -> Answer {
+    let [_, _, _, limit, mask, size] = call.arguments;
+    mask_for_call(call, mask, size)?;
+    epoll_wait_for(call, milliseconds(limit))
+}
+
 pub(super) fn epoll_pwait2(call: &mut Call<'_>) -> Answer {
-    let limit = timespec(call, call.arguments[3])?;
+    let [_, _, _, limit, mask, size] = call.arguments;
+    let limit = timespec(call, limit)?;
+    mask_for_call(call, mask, size)?;
     epoll_wait_for(call, limit)
 }
 

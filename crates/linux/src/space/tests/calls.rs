@@ -99,9 +99,9 @@ fn reservations_take_no_memory() {
 
 #[test]
 fn areas_end_at_their_limit_also_by_splitting() {
-    let mut guest = guest_with(1000, |options| options.areas = 8);
+    let mut guest = guest_with(1000, |options| options.areas = 9);
     let at = guest.map(HERE, 9 * PAGE, WRITE, FIXED).unwrap();
-    assert_eq!(guest.space.areas.len(), 7);
+    assert_eq!(guest.space.areas.len(), 8);
     assert_eq!(guest.unmap(at + PAGE, PAGE), Ok(0));
     assert_eq!(guest.unmap(at + 3 * PAGE, PAGE), Err(Errno::ENOMEM));
     assert_eq!(guest.protect(at + 3 * PAGE, PAGE, R), Err(Errno::ENOMEM));

@@ -82,6 +82,99 @@ fn forgetting_is_done_once_for_frames_that_lie_together() {
 }
 
 #[test]
+fn what_gets_rights_is_told_and_what_only_loses_them_is_not() {
+    let mut guest = guest();
+    let at = guest.map(0, 8 * PAGE, WRITE, ANONYMOUS).unwrap();
+    let mut told = |rights| {
+        guest.machine.told = 0;
+        guest.protect(at, 8 * PAGE, rights).unwrap();
+        guest.machine.told
+    };
+    assert_eq!((told(R), told(RW), told(Rights::NONE), told(R)), (0, 1, 0, 1));
+    // Also if the vCPU never could have known it: a file that was copied to where nobody may look.
+    let at = guest.copy(&[7; 5000], 5000, NONE, raw::MAP_PRIVATE).unwrap();
+    assert_eq!(guest.access(at, Access::Read), Err(Faulted::Denied));
+    guest.protect(at, 5000, R).unwrap();
+    let frame = guest.access(at, Access::Read).unwrap();
+    assert_eq!(guest.machine.page(frame), [7; 4096]);
+}
+
+#[test]
+fn the_last_frames_go_to_where_they_are_needed() {
+    let mut guest = guest_with(100, |_| {});
+    guest.map(HERE, MIB, WRITE, FIXED | raw::MAP_NORESERVE).unwrap();
+    guest.access(HERE, Access::Write).unwrap();
+    let left = guest.space.frames.available() / PAGE;
+    assert!((20..40).contains(&left), "{left}");
+    // Chunks begin before these pages.
+    guest.access(HERE + MIB - PAGE, Access::Write).unwrap();
+    assert_eq!(guest.space.frames.available() / PAGE, left - 1);
+    guest.access(HERE + MIB / 2 + 50 * PAGE, Access::Write).unwrap();
+    guest.access(HERE + MIB / 4 + 50 * PAGE, Access::Write).unwrap();
+}
+
+#[test]
+fn the_last_frame_is_not_spent_on_a_table_for_what_comes_after() {
+    for pages in 4..10 {
+        let mut guest = guest_with(pages, |_| {});
+        // The next page would need three other tables.
+        let at = (2 << 39) - PAGE;
+        let flags = FIXED | raw::MAP_NORESERVE | raw::MAP_POPULATE;
+        guest.map(at, MIB, WRITE, flags).unwrap();
+        assert!(guest.access(at, Access::Write).is_ok(), "of {pages} pages");
+        // Nor on what comes before.
+        let mut guest = guest_with(pages, |_| {});
+        guest.map(HERE, MIB, WRITE, FIXED | raw::MAP_NORESERVE).unwrap();
+        guest.access(HERE + (pages - 4) * PAGE, Access::Write).unwrap();
+    }
+    // Enough for a chunk, but not for its tables.
+    let mut guest = guest_with(65, |_| {});
+    guest.map(2 << 39, MIB, WRITE, FIXED | raw::MAP_NORESERVE).unwrap();
+    guest.access((2 << 39) + 63 * PAGE, Access::Write).unwrap();
+}
+
+#[test]
+fn tables_in_frames_that_were_used_before_are_given_back_too() {
+    let mut guest = guest_with(100, |_| {});
+    let at = guest.map(0, MIB, WRITE, ANONYMOUS | raw::MAP_NORESERVE).unwrap();
+    pages(&(at..at + MIB)).find(|&page| guest.access(page, Access::Write).is_err()).unwrap();
+    guest.unmap(at, 8 * PAGE).unwrap();
+    guest.map(0x10_0000_0000, PAGE, WRITE, FIXED).unwrap();
+    assert!(guest.space.frames.tables().last() < Some(&guest.space.frames.untouched().end));
+    guest.machine.load(&guest.space.options);
+    guest.space.rebuild(&mut guest.machine).unwrap();
+    assert!(guest.space.is_sound(guest.machine.memory.len() as u64));
+    assert!(guest.is_there(0x10_0000_0000));
+}
+
+#[test]
+fn what_is_mapped_over_makes_room() {
+    let mut guest = guest_with(100, |_| {});
+    guest.map(HERE, 60 * PAGE, WRITE, FIXED).unwrap();
+    assert_eq!(guest.map(HERE + MIB / 2, 60 * PAGE, WRITE, FIXED), Err(Errno::ENOMEM));
+    assert_eq!(guest.map(HERE, 60 * PAGE, WRITE, FIXED), Ok(HERE));
+}
+
+#[test]
+fn tables_that_are_no_longer_needed_become_memory_that_is_zero() {
+    let mut guest = guest_with(100, |_| {});
+    for far in [0x10_0000_0000, 0x20_0000_0000, 0x30_0000_0000] {
+        guest.map(far, PAGE, WRITE, FIXED).unwrap();
+        guest.unmap(far, PAGE).unwrap();
+    }
+    let before = guest.space.pages();
+    guest.machine.load(&guest.space.options);
+    guest.space.rebuild(&mut guest.machine).unwrap();
+    assert!(guest.space.pages() < before);
+    guest.map(HERE, MIB, WRITE, FIXED | raw::MAP_NORESERVE).unwrap();
+    for page in pages(&(HERE..HERE + MIB)) {
+        let Ok(frame) = guest.access(page, Access::Write) else { break };
+        assert_eq!(guest.machine.page(frame), [0; 4096]);
+    }
+    assert_eq!(guest.space.frames.available(), 0);
+}
+
+#[test]
 fn a_table_outside_of_memory_is_an_error() {
     for entry in [!(1u64 << 7), 0x000f_ffff_ffff_f000 | 0x27, 0x27 | 1 << 40, 0xa7] {
         let mut guest = guest();

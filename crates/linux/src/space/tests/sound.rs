@@ -63,6 +63,20 @@ fn what_was_used_is_sound_and_what_was_changed_is_not() {
         ("a frame outside", Box::new(|s| s.frames.release(MEMORY..MEMORY + PAGE_SIZE))),
         ("the supervisor's frame", Box::new(|s| s.frames.release(0..PAGE_SIZE))),
         ("the root", Box::new(|s| s.frames.release(ROOT..ROOT + PAGE_SIZE))),
+        (
+            "a fixed area without frames",
+            Box::new(|s| {
+                let frames = s.runs.remove(&CONTROL)[0].frames();
+                s.frames.release(frames);
+            }),
+        ),
+        (
+            "tables that are no tables, where all are",
+            Box::new(|s| {
+                let end = s.frames.untouched().end;
+                s.frames.release_tables(&(FREE..end));
+            }),
+        ),
         ("a frame that is nowhere", Box::new(|s| assert!(s.frames.take(PAGE_SIZE).is_some()))),
     ];
     for (what, change) in changes {

@@ -74,6 +74,21 @@ pub(crate) fn rt_sigreturn(call: &mut Call<'_>) -> Answer {
     Err(Stop::Gone)
 }
 
+/// Lets the thread block what a mask says until its call is over, waits included: for calls that take
+/// one, such as `ppoll`. Without an address, it blocks what it blocks.
+///
+/// # Errors
+///
+/// `EFAULT`; `EINVAL` for a mask of another size.
+pub(crate) fn mask_for_call(call: &mut Call<'_>, address: u64, size: u64) -> Result<(), Stop> {
+    if address != 0 {
+        check_size(size)?;
+        let [mask] = call.words(address)?;
+        call.process.threads.set_mask_for_call(mask);
+    }
+    Ok(())
+}
+
 pub(crate) fn rt_sigpending(call: &mut Call<'_>) -> Answer {
     let [to, size, ..] = call.arguments;
     if size > MASK_SIZE {

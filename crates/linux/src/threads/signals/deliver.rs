@@ -7,6 +7,7 @@ use linux_raw_sys::general as raw;
 use super::frame::{self, Contents, Frame};
 use super::{Action, AltStack, Info, Signal, Trap};
 use crate::call::{Call, Stop};
+use crate::space::ADDRESSES_END;
 use crate::{Hardware, Next, Process};
 
 /// Trap, direction, and resume.
@@ -82,7 +83,8 @@ impl Process {
         hardware: &mut dyn Hardware,
     ) -> Result<(), Stop> {
         let killed = Stop::Killed(Signal::SEGV.number());
-        if !action.has(raw::SA_RESTORER) {
+        // The machine below can't begin just anywhere.
+        if !action.has(raw::SA_RESTORER) || action.handler >= ADDRESSES_END {
             return Err(killed);
         }
         let extended = self.threads.extended(hardware)?;

@@ -5,13 +5,11 @@ use core::fmt::{Display, Write};
 use glowbox_abi::mailbox::{FromGuest, FromGuestKind, ToGuestKind};
 
 use crate::output::SliceWriter;
-use crate::{arch, batch, call, heap, output};
+use crate::{arch, batch, call, output};
 
-/// Runs the guest, from the first instruction after the stack is set up. Does not return.
-pub(crate) fn run() -> ! {
-    let info = arch::boot_info();
-    heap::init(info.heap_address, info.heap_size);
-    output::init(info.log_level);
+/// Runs the start-up functions, says that the guest is ready, and serves calls for ever.
+pub(crate) fn serve_calls() -> ! {
+    output::init(arch::boot_info().log_level);
     let mut header = arch::for_each_main(call::start_main)
         .unwrap_or(FromGuest { kind: FromGuestKind::Ready as u32, ..FromGuest::default() });
     loop {
@@ -48,11 +46,12 @@ pub fn run_main<R: MainResult>(main: fn() -> R) -> FromGuest {
     let Some(error) = main().into_error() else {
         return FromGuest::default();
     };
-    let length = arch::with_outgoing_now(|space| {
+    let length = arch::with_outgoing(|space| {
         let mut writer = SliceWriter::new(space);
         let _ = write!(writer, "{error}");
         writer.length()
     });
+    let length = length.unwrap_or(0);
     FromGuest {
         kind: FromGuestKind::StartError as u32,
         length: length as u64,

@@ -1,0 +1,232 @@
+//! Which hypervisor there is, whether it may be used, and whether a guest runs on it.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::time::{Duration, Instant};
+
+use glowbox::{Guest, Sandbox};
+use glowbox_machine::MachineError;
+use glowbox_machine::kvm::{Probe, probe};
+
+use super::{Finding, read};
+
+/// The guest that is run.
+const GUEST: &[u8] = include_bytes!(env!("GLOWBOX_GUEST_PROBE"));
+
+/// An exit from a guest and back that takes longer than this has something in its way.
+const SLOW_CALL: Duration = Duration::from_micros(20);
+/// Calls of which the fastest counts.
+const CALLS: u32 = 50;
+
+/// What was found, and whether guests can run.
+pub(super) fn findings() -> (Vec<Finding>, bool) {
+    let mut findings = vec![device()];
+    match probe() {
+        Ok(probe) => findings.extend(interface(&probe)),
+        Err(error) => findings.push(unusable(&error)),
+    }
+    findings.extend(parameters());
+    findings.extend(mshv());
+    let (guest, works) = guest();
+    findings.extend(guest);
+    (findings, works)
+}
+
+/// The device and whom it belongs to.
+fn device() -> Finding {
+    let subject = "/dev/kvm";
+    let Ok(metadata) = fs::metadata(subject) else {
+        return Finding::fail(subject, "not there");
+    };
+    if !metadata.file_type().is_char_device() {
+        return Finding::fail(subject, "there, but no device");
+    }
+    let (mode, user, group) = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
+    let group = name_of_group(group).unwrap_or_else(|| group.to_string());
+    Finding::ok(subject, format!("there, mode {mode:04o}, user {user}, group {group}"))
+}
+
+fn name_of_group(id: u32) -> Option<String> {
+    let groups = read("/etc/group")?;
+    let of = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_string();
+        (fields.nth(1)?.parse() == Ok(id)).then_some(name)
+    };
+    groups.lines().find_map(of)
+}
+
+/// Why the device can't be opened; the error says what to do.
+fn unusable(error: &MachineError) -> Finding {
+    let finding = match error {
+        MachineError::Missing { .. } => Finding::fail("KVM", "not there"),
+        MachineError::Denied { .. } => Finding::fail("KVM", "not allowed"),
+        _ => Finding::fail("KVM", "can't be opened"),
+    };
+    let source = std::error::Error::source(error).map(|source| format!(" ({source})"));
+    finding.advise(format!("{error}{}", source.unwrap_or_default()))
+}
+
+fn interface(probe: &Probe) -> Vec<Finding> {
+    if probe.api_version != probe.expected_version {
+        let found = format!("version {}", probe.api_version);
+        let advice = format!(
+            "This is no KVM that Glowbox knows: its interface has version {}. If /dev/kvm is a \
+             stand-in, as in some containers, pass in the real device",
+            probe.expected_version
+        );
+        return vec![Finding::fail("KVM interface", found).advise(advice)];
+    }
+    let mut findings = vec![Finding::ok("KVM interface", format!("version {}", probe.api_version))];
+    for capability in &probe.capabilities {
+        let (name, use_) = (capability.name, capability.use_);
+        findings.push(match (capability.is_present, capability.is_needed) {
+            (true, _) => Finding::ok(name, format!("there, for {use_}")),
+            (false, true) => Finding::fail(name, format!("not there; needed for {use_}"))
+                .advise("Use a newer Linux, or another host for this virtual machine"),
+            (false, false) => Finding::warn(name, format!("not there; no {use_}"))
+                .advise("A newer Linux has it; guests run without it"),
+        });
+    }
+    findings
+}
+
+/// Settings of KVM's modules that cost time.
+fn parameters() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (module, parameter, what) in
+        [("kvm_intel", "ept", "extended page tables"), ("kvm_amd", "npt", "nested page tables")]
+    {
+        let Some(value) = read(format!("/sys/module/{module}/parameters/{parameter}")) else {
+            continue;
+        };
+        let subject = format!("{module}.{parameter}");
+        findings.push(match value.as_str() {
+            "N" | "0" => Finding::warn(subject, format!("{what} are off")).advise(format!(
+                "Every page that a guest touches takes a detour through the host. Load the module \
+                 with {parameter}=1, unless the CPU has none"
+            )),
+            _ => Finding::ok(subject, format!("{what} are on")),
+        });
+    }
+    if let Some(value) = read("/sys/module/kvm/parameters/nx_huge_pages") {
+        let affected = read("/sys/devices/system/cpu/vulnerabilities/itlb_multihit");
+        let affected = affected.is_some_and(|text| !text.starts_with("Not affected"));
+        findings.push(match (value.as_str(), affected) {
+            ("Y" | "force", false) => {
+                Finding::warn("kvm.nx_huge_pages", "on, though this CPU does not need it").advise(
+                    "Making a VM takes longer, and its code is mapped in small pages. Load the \
+                     module kvm with nx_huge_pages=never",
+                )
+            }
+            (value, _) => Finding::ok("kvm.nx_huge_pages", value),
+        });
+    }
+    if let Some(value) = read("/sys/module/kvm/parameters/halt_poll_ns") {
+        findings.push(Finding::ok(
+            "kvm.halt_poll_ns",
+            format!("{value}; guests of Glowbox never halt, so it does not matter"),
+        ));
+    }
+    if fs::metadata("/sys/module/kvm_pvm").is_ok() {
+        findings.push(Finding::warn("kvm_pvm", "VMs are run without the CPU's help").advise(
+            "Leaving and entering a guest takes some ten times as long as with VT-x or SVM. Use a \
+                 machine with nested virtualisation, or one of bare metal, if that matters",
+        ));
+    }
+    findings
+}
+
+fn mshv() -> Option<Finding> {
+    fs::metadata("/dev/mshv").ok()?;
+    let finding = Finding::warn("/dev/mshv", "there, but Glowbox has no backend for it yet");
+    Some(finding.advise("Use a machine with KVM"))
+}
+
+/// Makes a VM, and calls a function in it.
+fn guest() -> (Vec<Finding>, bool) {
+    match try_guest() {
+        Ok(findings) => (findings, true),
+        Err(error) => {
+            let advice = match error.kind() {
+                // The line about KVM has it.
+                glowbox::ErrorKind::HypervisorMissing | glowbox::ErrorKind::HypervisorDenied => {
+                    None
+                }
+                _ => Some("The kernel's log (dmesg) may say more".to_string()),
+            };
+            let finding = Finding::fail("a guest", format!("can't be run: {error}"));
+            (vec![Finding { advice, ..finding }], false)
+        }
+    }
+}
+
+fn try_guest() -> Result<Vec<Finding>, glowbox::Error> {
+    let guest = Guest::from_bytes("probe", GUEST)?;
+    let start = Instant::now();
+    let mut sandbox = Sandbox::builder().build(&guest)?;
+    let made = start.elapsed();
+    let add = sandbox.function::<(u32, u32), u32>("add")?;
+    let mut fastest = Duration::MAX;
+    for number in 0..CALLS {
+        let start = Instant::now();
+        let sum = add.call(&mut sandbox, (number, 1))?;
+        fastest = fastest.min(start.elapsed());
+        debug_assert_eq!(sum, number + 1);
+    }
+    let found = format!("runs; made and started in {made:.1?}, called in {fastest:.1?}");
+    let call = match fastest > SLOW_CALL {
+        true => Finding::warn("a guest", found).advise(
+            "On bare metal, a few microseconds are usual. A virtual machine inside a virtual machine \
+             takes longer, and so does an unoptimised build of this command",
+        ),
+        false => Finding::ok("a guest", found),
+    };
+    let start = Instant::now();
+    drop(sandbox.snapshot()?.spawn()?);
+    let spawned = format!("taken, and a sandbox spawned from it, in {:.1?}", start.elapsed());
+    Ok(vec![call, Finding::ok("a snapshot", spawned)])
+}
+
+#[cfg(test)]
+mod tests {
+    use glowbox_machine::kvm::Capability;
+
+    use super::*;
+    use crate::doctor::Mark;
+
+    fn capability(is_needed: bool, is_present: bool) -> Capability {
+        Capability { name: "KVM_CAP_X", use_: "something", is_needed, is_present }
+    }
+
+    #[test]
+    fn what_is_needed_and_missing_fails_and_what_is_only_useful_warns() {
+        let capabilities =
+            vec![capability(true, true), capability(true, false), capability(false, false)];
+        let findings = interface(&Probe { api_version: 12, expected_version: 12, capabilities });
+        let marks: Vec<_> = findings.iter().map(|finding| finding.mark).collect();
+        assert_eq!(marks, [Mark::Ok, Mark::Ok, Mark::Fail, Mark::Warn]);
+        assert!(findings[2].advice.is_some() && findings[3].advice.is_some());
+    }
+
+    #[test]
+    fn another_version_of_the_interface_fails() {
+        let probe = Probe { api_version: -1, expected_version: 12, capabilities: Vec::new() };
+        assert_eq!(interface(&probe)[0].mark, Mark::Fail);
+    }
+
+    #[test]
+    fn the_errors_of_the_device_say_what_to_do() {
+        let missing = unusable(&MachineError::Missing { path: "/dev/kvm" });
+        assert!(missing.advice.unwrap().contains("kvm_intel"));
+        let source = std::io::Error::from_raw_os_error(13);
+        let denied = unusable(&MachineError::Denied { path: "/dev/kvm", source });
+        assert_eq!(denied.found, "not allowed");
+        assert!(denied.advice.unwrap().contains("usermod -aG kvm"));
+    }
+
+    #[test]
+    fn the_group_of_id_0_is_roots() {
+        assert_eq!(name_of_group(0).as_deref(), Some("root"));
+    }
+}

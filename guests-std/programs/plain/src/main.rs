@@ -1,0 +1,5 @@
+//! A program that knows nothing of Glowbox.
+
+fn main() {
+    println!("hello from {}", std::env::args().next().unwrap_or_default());
+}

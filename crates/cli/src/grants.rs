@@ -72,7 +72,7 @@ impl Grants {
         if self.jit {
             builder = builder.allow_jit();
         }
-        builder.clock(self.clock.clone())
+        builder.clock(self.clock)
     }
 
     /// What can be given to a snapshot's guest; the rest is in the snapshot.
@@ -83,7 +83,7 @@ impl Grants {
         if self.jit {
             loader = loader.allow_jit();
         }
-        loader.clock(self.clock.clone())
+        loader.clock(self.clock)
     }
 
     /// What can be given to a program of a snapshot that has not run yet.

@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// the released version of this command.
     #[arg(long, value_name = "PATH|URL")]
     glowbox: Option<String>,
+    /// Gives the guest the standard library
+    #[arg(long)]
+    std: bool,
     /// The folder to make; its name is the package's
     #[arg(value_name = "NAME")]
     path: PathBuf,
@@ -31,14 +34,26 @@ const PACKAGES: [(&str, &str); 3] = [
     ("glowbox-guest", "crates/guest"),
 ];
 
-/// The files of a project, with what stands in them.
-const FILES: [(&str, &str); 6] = [
+/// A file's path in a project, and what stands in it.
+type File = (&'static str, &'static str);
+
+/// The files that every project has.
+const FILES: [File; 3] = [
     ("Cargo.toml", include_str!("../templates/host.toml")),
-    ("build.rs", include_str!("../templates/build.rs.txt")),
     ("src/main.rs", include_str!("../templates/host.rs.txt")),
+    (".gitignore", "/target\n/guest/target\n"),
+];
+/// Those of a guest without the standard library.
+const NO_STD: [File; 3] = [
+    ("build.rs", include_str!("../templates/build.rs.txt")),
     ("guest/Cargo.toml", include_str!("../templates/guest.toml")),
     ("guest/src/main.rs", include_str!("../templates/guest.rs.txt")),
-    (".gitignore", "/target\n/guest/target\n"),
+];
+/// Those of a guest with it.
+const STD: [File; 3] = [
+    ("build.rs", include_str!("../templates/build-std.rs.txt")),
+    ("guest/Cargo.toml", include_str!("../templates/guest-std.toml")),
+    ("guest/src/main.rs", include_str!("../templates/guest-std.rs.txt")),
 ];
 
 /// Names that a package can't have, because Rust or this project has them.
@@ -63,10 +78,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         }
         _ => failed(error),
     })?;
-    for (file, template) in FILES {
+    let of_guest = if options.std { STD } else { NO_STD };
+    for (file, template) in FILES.into_iter().chain(of_guest) {
         let file = path.join(file);
         fs::create_dir_all(file.parent().unwrap_or(path)).map_err(failed)?;
-        fs::write(file, fill(template, name, &origin)).map_err(failed)?;
+        fs::write(file, fill(template, name, &origin, options.std)).map_err(failed)?;
     }
     output::print(&format!(
         "Made `{name}`: the host in src/, the guest in guest/src/. To build and run it:\n\n    \
@@ -127,7 +143,7 @@ impl Origin {
     }
 
     /// The line of a manifest that depends on a package.
-    fn dependency(&self, package: &str, folder: &str) -> String {
+    fn dependency(&self, package: &str, folder: &str, features: &str) -> String {
         let quoted = |text: &str| {
             let escaped: String = text
                 .chars()
@@ -142,10 +158,14 @@ impl Origin {
         match self {
             Origin::Checkout(path) => {
                 let path = path.join(folder);
-                format!("{package} = {{ path = {} }}", quoted(&path.to_string_lossy()))
+                let path = quoted(&path.to_string_lossy());
+                format!("{package} = {{ path = {path}{features} }}")
             }
-            Origin::Git(url) => format!("{package} = {{ git = {} }}", quoted(url)),
-            Origin::Released => format!("{package} = \"{}\"", env!("CARGO_PKG_VERSION")),
+            Origin::Git(url) => format!("{package} = {{ git = {}{features} }}", quoted(url)),
+            Origin::Released => {
+                let version = env!("CARGO_PKG_VERSION");
+                format!("{package} = {{ version = \"{version}\"{features} }}")
+            }
         }
     }
 }
@@ -154,10 +174,15 @@ fn is_checkout(path: &Path) -> bool {
     PACKAGES.iter().all(|(_, folder)| path.join(folder).join("Cargo.toml").is_file())
 }
 
-fn fill(template: &str, name: &str, origin: &Origin) -> String {
+fn fill(template: &str, name: &str, origin: &Origin, std: bool) -> String {
     let mut text = template.to_string();
     for (package, folder) in PACKAGES {
-        text = text.replace(&format!("{{{package}}}"), &origin.dependency(package, folder));
+        let features = match package {
+            "glowbox-guest" if std => ", features = [\"std\"]",
+            _ => "",
+        };
+        let dependency = origin.dependency(package, folder, features);
+        text = text.replace(&format!("{{{package}}}"), &dependency);
     }
     text.replace("{name}", name).replace("{NAME}", &name.to_uppercase().replace('-', "_"))
 }
@@ -180,24 +205,24 @@ mod tests {
 
     #[test]
     fn every_origin_is_a_line_of_a_manifest() {
-        let line = |origin: Origin| origin.dependency("glowbox", "crates/glowbox");
+        let line = |origin: Origin| origin.dependency("glowbox", "crates/glowbox", "");
         assert_eq!(
             line(Origin::Checkout("/a \"b\"\\".into())),
             r#"glowbox = { path = "/a \"b\"\\/crates/glowbox" }"#
         );
         let url = "https://example.org/glowbox".to_string();
         assert_eq!(line(Origin::Git(url)), "glowbox = { git = \"https://example.org/glowbox\" }");
-        assert_eq!(line(Origin::Released), "glowbox = \"0.1.0\"");
+        assert_eq!(line(Origin::Released), "glowbox = { version = \"0.1.0\" }");
     }
 
     #[test]
     fn no_placeholder_is_left_in_any_file() {
-        for (file, template) in FILES {
-            let text = fill(template, "my-app", &Origin::Released);
+        for (file, template) in FILES.into_iter().chain(NO_STD).chain(STD) {
+            let text = fill(template, "my-app", &Origin::Released, true);
             assert!(!text.contains("{name}") && !text.contains("{NAME}"), "{file}");
             assert!(!text.contains("{glowbox"), "{file}");
         }
-        let host = fill(FILES[2].1, "my-app", &Origin::Released);
+        let host = fill(FILES[1].1, "my-app", &Origin::Released, false);
         assert!(host.contains("GLOWBOX_GUEST_MY_APP_GUEST"));
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 use support::{GLOWBOX, file, folder, glowbox, guest, has_kvm, program};
 
 fn json(path: &str) -> Value {
-    serde_json::from_str(&glowbox(["inspect", "--json", path]).worked()).unwrap()
+    let text = glowbox(["inspect", "--json", path]).worked();
+    serde_json::from_str(&text).expect("it is JSON")
 }
 
 #[test]

@@ -284,15 +284,13 @@ impl<'de, 'a, I: ExactSizeIterator<Item = &'a Type>> Visitor<'de> for Members<'a
         write!(f, "an array of {}", self.members.len())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut from: A) -> Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<(), A::Error> {
         let all = self.members.len();
-        let mut count = 0;
-        for of in self.members.by_ref() {
+        for (count, of) in self.members.enumerate() {
             if from.next_element_seed(Encode { of, out: self.out })?.is_none() {
                 let expected = format!("an array of {all}");
                 return Err(A::Error::invalid_length(count, &expected.as_str()));
             }
-            count += 1;
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! `glowbox call`: values there and back, and every way in which a call ends.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::io::Write;

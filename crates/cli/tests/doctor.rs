@@ -1,5 +1,7 @@
 //! `glowbox doctor`: on this machine, and on one without KVM.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! What a verb that wants a guest says to files that are none.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::process::Command;

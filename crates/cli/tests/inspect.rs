@@ -1,5 +1,7 @@
 //! `glowbox inspect`: what it tells of each kind of file.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use glowbox_testguest::GuestFile;

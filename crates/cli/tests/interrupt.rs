@@ -1,5 +1,7 @@
 //! Ctrl-C: the command ends with status 130 and leaves nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,7 @@
 //! `glowbox new`: projects that build and run.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::path::Path;

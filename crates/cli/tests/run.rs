@@ -1,5 +1,7 @@
 //! `glowbox run`: programs with the command's streams, and with what they are granted and no more.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::io::Write;

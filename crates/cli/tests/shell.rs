@@ -1,5 +1,7 @@
 //! What every verb has in common: help, versions, completions, colours.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! `glowbox snapshot`: guests that have warmed up, as files.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use support::{folder, glowbox, guest, has_kvm, names};

@@ -274,7 +274,8 @@ mod tests {
         let program = program(&SMALL);
         let layout = Layout::new(&program, limits, 7).unwrap();
         let mut memory = vec![0xff; index(layout.size())];
-        let (arguments, environment) = (vec![b"exit".to_vec(), b"7".to_vec()], vec![b"A=".to_vec()]);
+        let (arguments, environment) =
+            (vec![b"exit".to_vec(), b"7".to_vec()], vec![b"A=".to_vec()]);
         let start = Start {
             name: b"program",
             arguments: &arguments,

@@ -57,8 +57,11 @@ fn echo(data: Vec<u8>) -> Vec<u8> {
 }
 
 #[guest_function]
-fn others(keyed: BTreeMap<u16, [i64; 2]>, pairs: BTreeMap<(u8, u8), ()>, set: BTreeSet<char>)
--> (BTreeMap<u16, [i64; 2]>, BTreeMap<(u8, u8), ()>, BTreeSet<char>) {
+fn others(
+    keyed: BTreeMap<u16, [i64; 2]>,
+    pairs: BTreeMap<(u8, u8), ()>,
+    set: BTreeSet<char>,
+) -> (BTreeMap<u16, [i64; 2]>, BTreeMap<(u8, u8), ()>, BTreeSet<char>) {
     (keyed, pairs, set)
 }
 

@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn all_features_of_a_word_are_named() {
-        let names: Vec<_> = word(7, 0, CpuidRegister::Ebx, 1 << 3 | 1 << 5 | 1 << 31).names().collect();
+        let names: Vec<_> =
+            word(7, 0, CpuidRegister::Ebx, 1 << 3 | 1 << 5 | 1 << 31).names().collect();
         assert_eq!(names, ["BMI1", "AVX2", "CPUID leaf 0x7 EBX bit 31"]);
     }
 

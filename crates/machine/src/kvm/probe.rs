@@ -44,7 +44,11 @@ pub fn probe() -> Result<Probe, MachineError> {
         name,
         use_,
         is_needed,
-        is_present: if cap == Cap::SyncRegs { has_sync_regs(&device) } else { device.check_extension(cap) },
+        is_present: if cap == Cap::SyncRegs {
+            has_sync_regs(&device)
+        } else {
+            device.check_extension(cap)
+        },
     };
     Ok(Probe {
         api_version: device.get_api_version(),
@@ -65,7 +69,8 @@ const CAPABILITIES: [(Cap, &str, &str, bool); 6] = [
 
 /// The first ability that is needed and not there, by name.
 pub(super) fn missing(device: &kvm_ioctls::Kvm) -> Option<&'static str> {
-    let missing = CAPABILITIES.iter().find(|(cap, _, _, needed)| *needed && !device.check_extension(*cap));
+    let missing =
+        CAPABILITIES.iter().find(|(cap, _, _, needed)| *needed && !device.check_extension(*cap));
     missing.map(|(_, name, ..)| *name)
 }
 

@@ -123,6 +123,11 @@ impl Linux {
         Arc::make_mut(&mut self.process).handle(event, &mut Below(machine), &mut self.world)
     }
 
+    /// How many page tables its address space has beside those of its layout.
+    pub(crate) fn tables(&self) -> usize {
+        self.process.tables_added()
+    }
+
     /// Whether its threads have to take turns.
     pub(crate) fn needs_ticks(&self) -> bool {
         self.process.needs_ticks()

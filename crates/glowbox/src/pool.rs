@@ -144,7 +144,12 @@ impl Pool {
         image: Option<&Arc<Image>>,
     ) -> Result<Lease, Error> {
         let idle = self.take(size, image);
-        let mut shell = match idle {
+        // One that has run has known other page tables than it is to have now.
+        let usable = |shell: &mut Shell| {
+            let knows = image.is_some_and(|image| has(shell, image));
+            knows || shell.entries() == 0 || shell.forget_tables().is_ok()
+        };
+        let mut shell = match idle.and_then(|mut shell| usable(&mut shell).then_some(shell)) {
             Some(shell) => shell,
             None => self.make(size)?,
         };
@@ -152,7 +157,7 @@ impl Pool {
         if Arc::strong_count(shell.control()) > 1 {
             shell.set_control(self.new_control());
         }
-        Ok(Lease { shell: Some(shell), pool: Arc::clone(self), from: 0 })
+        Ok(Lease { shell: Some(shell), pool: Arc::clone(self), from: 0, tables_changed: false })
     }
 
     fn take(&self, size: u64, image: Option<&Arc<Image>>) -> Option<Shell> {
@@ -230,9 +235,24 @@ pub(crate) struct Lease {
     pool: Arc<Pool>,
     /// First byte of memory that the guest may have written; everything, until that is known.
     from: usize,
+    /// Whether page tables have been added since memory was what it goes back to.
+    tables_changed: bool,
 }
 
 impl Lease {
+    /// Says whether page tables have been added since memory was what it goes back to.
+    pub(crate) fn tables_changed(&mut self, changed: bool) {
+        self.tables_changed = changed;
+    }
+
+    /// Forgets page tables that have been added. To be called before memory is put back.
+    pub(crate) fn forget_changed_tables(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.tables_changed) {
+            self.forget_tables().map_err(Error::of_machine)?;
+        }
+        Ok(())
+    }
+
     /// Says from which byte on the guest can write.
     pub(crate) fn writable_from(&mut self, from: usize) {
         self.from = from;
@@ -288,7 +308,8 @@ impl Drop for Lease {
             return;
         };
         if self.pool.limits.shells > 0 {
-            if Lease::scrub(&mut shell, self.from, self.keep()) {
+            let forgets = !self.tables_changed || shell.forget_tables().is_ok();
+            if forgets && Lease::scrub(&mut shell, self.from, self.keep()) {
                 self.pool.put(shell);
             }
         } else if shell.image().is_some_and(|image| image.is_unlearned()) {

@@ -218,6 +218,11 @@ impl Space {
         }
     }
 
+    /// How many page tables it has that it was not made with.
+    pub fn tables_added(&self) -> usize {
+        self.frames.tables().len()
+    }
+
     /// Pages of guest memory that it has taken, page tables included, and of what was mapped at the
     /// start all that is not fixed.
     pub fn pages(&self) -> u64 {

@@ -100,6 +100,17 @@ pub trait Machine: Send {
     /// [`MachineError`] if the system refuses; the machine is broken then.
     fn forget(&mut self, memory: std::ops::Range<usize>) -> Result<(), MachineError>;
 
+    /// Forgets everything about the page tables in guest memory, since others lie there now, or fewer.
+    ///
+    /// A change of an entry that leads to memory is noticed, or is told by [`Machine::forget`]. One that
+    /// leads to another table is not: a hypervisor that shadows page tables goes on using the shadow of
+    /// the table that was there.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError`] if the hypervisor refuses; the machine is broken then.
+    fn forget_tables(&mut self) -> Result<(), MachineError>;
+
     /// Brings to an end whatever the last exit left unfinished, which might still write to memory,
     /// and wipes what the guest's end has left in the supervisor. To be called before memory is put
     /// back.

@@ -95,6 +95,7 @@ impl Instance {
         instance.origin.state = Arc::new(state);
         instance.origin.process = instance.linux.as_ref().map(|linux| Arc::clone(linux.process()));
         let from = instance.setup.places.writable_from;
+        instance.lease.tables_changed(false);
         // Without it there are no resets, but all else.
         instance.origin.unknown = instance.lease.window().remember(from).map_err(of_capture).err();
         Ok(instance)
@@ -267,6 +268,7 @@ impl Instance {
         if let Some(error) = &self.origin.unknown {
             return Err(error.clone());
         }
+        self.lease.forget_changed_tables()?;
         let (from, keep) = (self.setup.places.writable_from, self.lease.keep());
         match self.lease.window().restore(from, keep) {
             Ok(restored) => {
@@ -277,10 +279,17 @@ impl Instance {
             // The system does not say what was written: all of it is mapped anew.
             Err(RestoreError::Unknown { .. }) if self.origin.snapshot.is_some() => {
                 let snapshot = self.origin.snapshot.clone().expect("there is one");
-                snapshot.fill(&mut *self.lease)
+                self.fill_anew(&snapshot)
             }
             Err(error) => Err(of_restore(error)),
         }
+    }
+
+    /// Fills memory that the machine has run on with a snapshot's, whose page tables may be others.
+    fn fill_anew(&mut self, snapshot: &Captured) -> Result<(), Error> {
+        self.lease.forget_tables().map_err(Error::of_machine)?;
+        self.lease.tables_changed(false);
+        snapshot.fill(&mut *self.lease)
     }
 
     /// Goes to another snapshot of the same guest.
@@ -320,7 +329,7 @@ impl Instance {
         if has_mapped(&mut self.lease, &snapshot.image) {
             self.put_back()?;
         } else {
-            snapshot.fill(&mut *self.lease)?;
+            self.fill_anew(snapshot)?;
         }
         self.begin()
     }
@@ -368,6 +377,7 @@ impl Instance {
                 .map(|linux| (Arc::clone(linux.process()), linux.capabilities().clone())),
         });
         self.origin = Origin::of(&captured);
+        self.lease.tables_changed(false);
         // Whoever has the image must not know the numbers that this one will draw.
         self.generation = self.generation.wrapping_add(1);
         self.write_entropy()?;

@@ -33,7 +33,11 @@ impl Instance {
             if linux.is_copy() {
                 linux.reseed(self.setup.randomness.another_process_seed()?);
             }
+            let tables = linux.tables();
             let next = linux.handle(event, &mut *self.lease);
+            if linux.tables() != tables {
+                self.lease.tables_changed(true);
+            }
             let lines = linux.lines();
             self.write_lines(lines)?;
             match next {

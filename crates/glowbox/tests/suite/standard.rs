@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use glowbox::{Builder, Caller, Clock, ErrorKind, Input, Mapping, Output, Sandbox, Snapshot};
+use glowbox::{Builder, Caller, Clock, Engine, ErrorKind, Input, Mapping, Output, Sandbox, Snapshot};
 
 use crate::support::{error, guest, standard_guests};
 
@@ -214,6 +214,33 @@ tests! {
                 sandbox.call("host_calls_from_a_thread", ()).unwrap();
             assert!(refused.contains("serve") && panicked.contains("serve"), "{refused} {panicked}");
         });
+    }
+
+    fn a_vm_that_ran_other_page_tables_uses_those_of_the_guest_it_runs_now() {
+        // Where page tables are shadowed, a table of the last guest's must not stand for one of this
+        // one's, nor one of before a reset for one of after it.
+        let engine = Engine::builder().pool_size(1).build().unwrap();
+        let check = |sandbox: &mut Sandbox| {
+            assert_eq!(sandbox.call::<_, usize>("allocate", (20usize << 20,)).unwrap(), 5120);
+            let sum: Option<u64> = sandbox.call("sum_on_four_threads", (10_000u64,)).unwrap();
+            assert_eq!(sum, Some(49_995_000));
+            let words: HashMap<String, u32> = sandbox.call("count_words", ("a b a",)).unwrap();
+            assert_eq!(words.len(), 2);
+        };
+        for round in 0..8 {
+            build_each(|builder, name| {
+                let mut sandbox = builder.engine(&engine).build(guest(name)).unwrap();
+                for _ in 0..3 {
+                    check(&mut sandbox);
+                    sandbox.reset().unwrap();
+                }
+                if round % 3 == 0 {
+                    let snapshot = sandbox.snapshot().unwrap();
+                    drop(sandbox);
+                    (0..3).for_each(|_| check(&mut snapshot.spawn().unwrap()));
+                }
+            });
+        }
     }
 
     fn statics_and_thread_locals_live_from_call_to_call_until_a_reset() {

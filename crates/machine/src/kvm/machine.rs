@@ -11,7 +11,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
 
 use glowbox_core::address::{Gpa, PAGE_SIZE};
-use glowbox_core::layout::{PAGE_TABLES_GPA, RESUME};
+use glowbox_core::layout::{LENT, PAGE_TABLES_GPA, RESUME};
 use glowbox_core::registers::{CpuState, ExtendedState, Registers};
 use glowbox_mem::{GuestMemory, Image, Lent, Window};
 
@@ -40,6 +40,11 @@ const RFLAGS: u64 = 3 << 12 | 1 << 1;
 /// overflow, alignment check, identification.
 const USER_FLAGS: u64 =
     1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+
+/// The memory slot that comes and goes to make KVM forget page tables, behind those of what is lent, and
+/// its guest-physical address, which no layout uses.
+const PASSING_SLOT: u32 = 100;
+const PASSING_SLOT_GPA: u64 = LENT.end;
 
 /// What exits bring with them where they are to.
 const CARRIED: [SyncReg; 2] = [SyncReg::Register, SyncReg::SystemRegister];
@@ -343,6 +348,28 @@ impl Machine for KvmMachine {
 
     fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    fn forget_tables(&mut self) -> Result<(), MachineError> {
+        // KVM drops all that it has shadowed when a memory slot goes; so one comes and goes, where no
+        // page table leads. Its memory is some page that is there.
+        let slot = kvm_userspace_memory_region {
+            slot: PASSING_SLOT,
+            guest_phys_addr: PASSING_SLOT_GPA,
+            memory_size: PAGE_SIZE,
+            userspace_addr: self.memory.host_address(),
+            flags: KVM_MEM_READONLY,
+        };
+        let gone = kvm_userspace_memory_region { memory_size: 0, flags: 0, ..slot };
+        for region in [slot, gone] {
+            // SAFETY: the page belongs to `self.memory`, which outlives the VM, and the VM is not
+            // running; no page table leads to the slot, which is gone when this returns.
+            if let Err(error) = unsafe { self.vm.set_user_memory_region(region) } {
+                self.broken = true;
+                return Err(failed("KVM_SET_USER_MEMORY_REGION", error));
+            }
+        }
+        Ok(())
     }
 
     fn lend(&mut self, gpa: Gpa, lent: Arc<Lent>) -> Result<(), MachineError> {

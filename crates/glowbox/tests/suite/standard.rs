@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use glowbox::{Builder, Caller, Clock, Engine, ErrorKind, Input, Mapping, Output, Sandbox, Snapshot};
+use glowbox::{
+    Builder, Caller, Clock, Engine, ErrorKind, Input, Mapping, Output, Sandbox, Snapshot,
+};
 
 use crate::support::{error, guest, standard_guests};
 

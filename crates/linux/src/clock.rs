@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use glowbox_core::address::PAGE_SIZE;
 use linux_raw_sys::general as raw;
 use serde::{Deserialize, Serialize};
 
 use crate::Errno;
 use crate::call::{Answer, Call, Stop, Wait, WaitFor, int};
+
 use crate::table::{Entry, entries};
 
 /// Where a guest's time comes from.
@@ -120,7 +122,7 @@ pub(crate) const CALLS: &[Entry] = entries! {
     gettimeofday __NR_gettimeofday gettimeofday: "";
     time __NR_time time: "";
     times __NR_times times: "the monotonic clock";
-    getrusage __NR_getrusage getrusage: "CPU time is the monotonic clock, all else 0";
+    getrusage __NR_getrusage getrusage: "CPU time is the monotonic clock, and memory what is in use now; all else 0";
 };
 
 /// A `timespec` in nanoseconds.
@@ -214,9 +216,18 @@ fn times(call: &mut Call<'_>) -> Answer {
 }
 
 fn getrusage(call: &mut Call<'_>) -> Answer {
-    let now = read(call, false);
     let mut usage = [0; 18];
-    (usage[0], usage[1]) = (now / SECOND, now % SECOND / 1000);
+    match int(call.arguments[0]) {
+        // There never were any.
+        raw::RUSAGE_CHILDREN => {}
+        // Of the process and of the thread.
+        0 | 1 => {
+            let now = read(call, false);
+            (usage[0], usage[1]) = (now / SECOND, now % SECOND / 1000);
+            usage[4] = call.process.space.pages() * (PAGE_SIZE / 1024);
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    }
     call.write_words(call.arguments[1], &usage)?;
     Ok(0)
 }
@@ -265,11 +276,11 @@ fn sleep_on(call: &mut Call<'_>) -> Answer {
 }
 
 /// Tells a thread whose sleep a signal has ended how long it would have slept on.
-pub(crate) fn interrupted(call: &mut Call<'_>, number: u64) -> Result<(), Stop> {
+pub(crate) fn interrupted(call: &mut Call<'_>, number: u32) -> Result<(), Stop> {
     let [_, flags, _, remaining, ..] = call.arguments;
-    let to = match u32::try_from(number) {
-        Ok(raw::__NR_nanosleep) => call.arguments[1],
-        Ok(raw::__NR_clock_nanosleep) if flags & u64::from(raw::TIMER_ABSTIME) == 0 => remaining,
+    let to = match number {
+        raw::__NR_nanosleep => call.arguments[1],
+        raw::__NR_clock_nanosleep if flags & u64::from(raw::TIMER_ABSTIME) == 0 => remaining,
         _ => return Ok(()),
     };
     let until = call.again.and_then(|again| again.until).unwrap_or_default();

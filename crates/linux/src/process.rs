@@ -10,7 +10,7 @@ use linux_raw_sys::general as raw;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use crate::call::{Again, Answer, Call, Stop, Wait};
+use crate::call::{Again, Answer, Call, Stop, Wait, unsigned};
 use crate::clock::{self, Clocks};
 use crate::files::Files;
 use crate::random::Random;
@@ -153,7 +153,8 @@ impl Process {
         world: &mut World,
     ) -> Next {
         let r = &mut registers;
-        let made = Made { number: r.rax, arguments: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] };
+        let made =
+            Made { number: unsigned(r.rax), arguments: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9] };
         (r.rcx, r.r11) = (r.rip, r.rflags);
         let answer = self.call(made, None, &mut registers, hardware, world);
         match self.outcome(answer, made, None, registers, hardware) {
@@ -230,7 +231,7 @@ impl Process {
         registers.rax = result;
         // What only its mask let through is for a call that is cut short.
         self.threads.restore_mask();
-        if made.number != u64::from(raw::__NR_futex) {
+        if made.number != raw::__NR_futex {
             self.threads.note_call();
         }
         Outcome::On
@@ -345,7 +346,7 @@ impl Process {
             let result = match restarts(made, wait) && action.has(raw::SA_RESTART) {
                 true => {
                     registers.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);
-                    registers.rax = made.number;
+                    registers.rax = made.number.into();
                     Ok(())
                 }
                 false => {
@@ -386,8 +387,8 @@ const SYSCALL_LENGTH: u64 = 2;
 /// point.
 fn restarts(made: Made, wait: Wait) -> bool {
     let never = matches!(
-        u32::try_from(made.number),
-        Ok(raw::__NR_poll
+        made.number,
+        raw::__NR_poll
             | raw::__NR_ppoll
             | raw::__NR_select
             | raw::__NR_pselect6
@@ -398,7 +399,7 @@ fn restarts(made: Made, wait: Wait) -> bool {
             | raw::__NR_rt_sigsuspend
             | raw::__NR_rt_sigtimedwait
             | raw::__NR_nanosleep
-            | raw::__NR_clock_nanosleep)
+            | raw::__NR_clock_nanosleep
     );
     wait.until.is_none() && !never
 }

@@ -48,8 +48,7 @@ pub fn all() -> &'static [Entry] {
 }
 
 /// The entry of a call, if it is answered.
-pub fn find(number: u64) -> Option<&'static Entry> {
-    let number = u32::try_from(number).ok()?;
+pub fn find(number: u32) -> Option<&'static Entry> {
     let table = all();
     table.binary_search_by_key(&number, |entry| entry.number).ok().map(|index| &table[index])
 }

@@ -115,7 +115,8 @@ pub(crate) struct Waiting {
 /// A call that a thread has made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
-    pub(crate) number: u64,
+    /// Of `rax` it is the lower half, whatever the upper says.
+    pub(crate) number: u32,
     pub(crate) arguments: [u64; 6],
 }
 

@@ -195,7 +195,7 @@ fn event(exit: &Exit) -> Option<Event> {
         {
             Some(syscall(&exception.registers))
         }
-        Exit::Exception(exception) => Some(Event::Exception((**exception).clone())),
+        Exit::Exception(exception) => Some(Event::Exception(**exception)),
         Exit::Tick(registers) => Some(Event::Tick(**registers)),
         _ => None,
     }

@@ -79,7 +79,8 @@ fn a_shell_cannot_fork() {
 
 fn a_deadline_ends_a_shell_that_spins() {
     let Ok(program) = Which::Busybox.program().inspect_err(leave_out) else { return };
-    let (builder, ..) = builder(&Folders::new());
+    let folders = Folders::new();
+    let (builder, ..) = builder(&folders);
     let builder = builder.args(["sh", "-c", "while :; do :; done"]);
     let mut process = builder.deadline(Duration::from_millis(200)).load(program.path()).unwrap();
     let start = Instant::now();
@@ -90,7 +91,8 @@ fn a_deadline_ends_a_shell_that_spins() {
 
 fn an_interrupt_ends_one_too() {
     let Ok(program) = Which::Busybox.program().inspect_err(leave_out) else { return };
-    let (builder, ..) = builder(&Folders::new());
+    let folders = Folders::new();
+    let (builder, ..) = builder(&folders);
     let builder = builder.args(["sh", "-c", "while :; do :; done"]);
     let mut process = builder.load(program.path()).unwrap();
     let handle = process.interrupt_handle();
@@ -106,7 +108,8 @@ fn an_interrupt_ends_one_too() {
 
 fn a_program_runs_once() {
     let Ok(program) = Which::Busybox.program().inspect_err(leave_out) else { return };
-    let (builder, ..) = builder(&Folders::new());
+    let folders = Folders::new();
+    let (builder, ..) = builder(&folders);
     let mut process = builder.args(["true"]).load(program.path()).unwrap();
     assert!(process.run().unwrap().success());
     assert_eq!(process.run().unwrap_err().kind(), ErrorKind::Spent);
@@ -115,7 +118,8 @@ fn a_program_runs_once() {
 fn the_memory_limit_holds() {
     let program = Which::Rust("crates-demo", Libc::Musl).program();
     let Ok(program) = program.inspect_err(leave_out) else { return };
-    let (builder, ..) = builder(&Folders::new());
+    let folders = Folders::new();
+    let (builder, ..) = builder(&folders);
     let builder = builder.args(["system"]).memory_limit(64 << 20);
     // It asks for 256 MiB: either it is told that there is not as much, or it is ended.
     match builder.load(program.path()).unwrap().run() {

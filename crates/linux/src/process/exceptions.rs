@@ -1,5 +1,6 @@
 //! Exceptions: pages that are brought in, and what is a signal.
 
+use glowbox_core::address::PAGE_SIZE;
 use glowbox_core::fault::Exception;
 use linux_raw_sys::general as raw;
 
@@ -19,7 +20,6 @@ const SIMD: u8 = 19;
 /// `si_code` of single steps (`TRAP_TRACE`).
 const TRAP_TRACE: u32 = 2;
 /// What a page needs.
-const PAGE_SIZE: u64 = 4096;
 
 impl Process {
     /// Answers an exception of the thread on the vCPU.

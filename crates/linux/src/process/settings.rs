@@ -1,5 +1,6 @@
 //! What a guest is told about its machine and its limits, and what it may set.
 
+use glowbox_core::address::PAGE_SIZE;
 use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl;
 
@@ -13,7 +14,6 @@ use crate::{Bases, Errno};
 const NAME: usize = 65;
 const INFINITY: u64 = u64::MAX;
 const STACK: u64 = 8 << 20;
-const PAGE: u64 = 4096;
 
 pub(super) fn uname(call: &mut Call<'_>) -> Answer {
     let names = ["Linux", "glowbox", "6.1.0", "#1 Glowbox", "x86_64", "(none)"];
@@ -30,7 +30,7 @@ const SYSINFO: usize = 112;
 
 pub(super) fn sysinfo(call: &mut Call<'_>) -> Answer {
     let total = call.hardware.memory().len() as u64;
-    let free = total.saturating_sub(call.process.space.pages().saturating_mul(PAGE));
+    let free = total.saturating_sub(call.process.space.pages().saturating_mul(PAGE_SIZE));
     let uptime = call.now() / 1_000_000_000;
     let mut bytes = [0; SYSINFO];
     let mut put = |at: usize, value: u64| {

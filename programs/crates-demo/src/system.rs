@@ -78,7 +78,10 @@ pub(crate) fn system() -> Outcome {
     println!("random: {}", seeds[0] != seeds[1]);
     let deep = std::thread::Builder::new().stack_size(64 << 20).spawn(|| depth(200_000))?;
     println!("a deep stack: {:?}", deep.join().ok());
-    println!("256 MiB: {}", vec![1u8; 256 << 20].iter().step_by(4096).count());
+    println!(
+        "256 MiB: {}",
+        std::hint::black_box(vec![1u8; 256 << 20]).iter().step_by(4096).count()
+    );
     Ok(())
 }
 

@@ -107,6 +107,35 @@ fn allocate(bytes: usize) -> usize {
     memory.iter().step_by(4096).map(|byte| usize::from(*byte)).sum()
 }
 
+/// Maps regions that need a page table each, in this order, writes to all their pages, and says
+/// whether each page has kept what was written.
+#[guest_function]
+fn fill_regions(order: Vec<u64>) -> bool {
+    const PAGES: u64 = 512;
+    let page = |region: u64, page: u64| {
+        let address = (1 << 36) + (region * PAGES + page) * 4096;
+        std::ptr::with_exposed_provenance_mut::<u64>(usize::try_from(address).expect("64 bits"))
+    };
+    for region in &order {
+        let at = page(*region, 0).cast();
+        let (rights, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+        );
+        // SAFETY: nothing of the program is mapped there.
+        assert_eq!(unsafe { libc::mmap(at, 2 << 20, rights, flags, -1, 0) }, at);
+    }
+    let pages = || order.iter().flat_map(|region| (0..PAGES).map(|index| (*region, index)));
+    for (region, index) in pages() {
+        // SAFETY: it was mapped above, for writing, and is aligned to a page.
+        unsafe { page(region, index).write_volatile(region * PAGES + index) };
+    }
+    // SAFETY: as above.
+    pages().all(
+        |(region, index)| unsafe { page(region, index).read_volatile() } == region * PAGES + index,
+    )
+}
+
 #[guest_function]
 fn try_to_allocate(bytes: usize) -> bool {
     std::hint::black_box(&mut Vec::<u8>::new()).try_reserve_exact(bytes).is_ok()

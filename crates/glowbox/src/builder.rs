@@ -338,14 +338,7 @@ impl Builder {
     pub fn build(self, guest: impl IntoGuest) -> Result<Sandbox, Error> {
         self.check_limits()?;
         let guest = guest.into_guest()?;
-        if !guest.program().is_library() {
-            let text = format!(
-                "`{}` is an ordinary program, which has no functions to be called: run it, with \
-                 Builder::load; or make it a guest, with the crate glowbox-guest",
-                guest.name()
-            );
-            return Err(Error::new(ErrorKind::InvalidGuest, text));
-        }
+        guest.check_has_functions("Builder::load")?;
         let (engine, options) = self.options(&guest)?;
         Instance::boot(&engine, guest, options).map(Sandbox::new)
     }
@@ -396,7 +389,7 @@ impl Builder {
             stack: self.stack.unwrap_or(Limits::default_for(guest.program()).stack),
             ..self.limits
         };
-        if !guest.program().is_library() {
+        if guest.is_program() {
             // Nobody sends it messages.
             (limits.incoming, limits.outgoing) = (Limits::MIN.incoming, Limits::MIN.outgoing);
         }

@@ -125,6 +125,19 @@ impl Guest {
         !self.program().is_library()
     }
 
+    /// Refuses an ordinary program, which is to be run with that function.
+    pub(crate) fn check_has_functions(&self, run_with: &str) -> Result<(), Error> {
+        if !self.is_program() {
+            return Ok(());
+        }
+        let text = format!(
+            "`{}` is an ordinary program, which has no functions to be called: run it, with \
+             {run_with}; or make it a guest, with the crate glowbox-guest",
+            self.name()
+        );
+        Err(Error::new(ErrorKind::InvalidGuest, text))
+    }
+
     pub(crate) fn program(&self) -> &Program {
         &self.inner.program
     }

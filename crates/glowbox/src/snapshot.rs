@@ -125,9 +125,11 @@ impl Snapshot {
     /// [`Hypervisor`](ErrorKind::Hypervisor) if a VM is to be made and can't be;
     /// [`HostFunctionMissing`](ErrorKind::HostFunctionMissing) if the snapshot was loaded from a file and
     /// the guest imports host functions: see [`Snapshot::spawner`];
+    /// [`InvalidGuest`](ErrorKind::InvalidGuest) if it is of an ordinary program: see [`Spawner::load`];
     /// [`MemoryLost`](ErrorKind::MemoryLost) if the snapshot's file has been cut short.
     pub fn spawn(&self) -> Result<Sandbox, Error> {
         let captured = &self.captured;
+        captured.setup.guest.check_has_functions("Spawner::load")?;
         let own = Own::new(Arc::clone(&captured.prototypes), captured.log(), captured.deadline);
         self.check_imports(&own)?;
         Instance::spawn(captured, own, None).map(Sandbox::new)
@@ -289,14 +291,7 @@ impl Spawner<'_> {
     /// [`SignatureMismatch`](ErrorKind::SignatureMismatch) for one with other types than the guest
     /// declares; [`InvalidGuest`](ErrorKind::InvalidGuest) for the snapshot of an ordinary program.
     pub fn spawn(self) -> Result<Sandbox, Error> {
-        if !self.snapshot.guest().program().is_library() {
-            let text = format!(
-                "`{}` is an ordinary program, which has no functions to be called: run it, with \
-                 Spawner::load",
-                self.snapshot.guest().name()
-            );
-            return Err(Error::new(ErrorKind::InvalidGuest, text));
-        }
+        self.snapshot.guest().check_has_functions("Spawner::load")?;
         self.instance().map(Sandbox::new)
     }
 
@@ -308,7 +303,7 @@ impl Spawner<'_> {
     /// As [`Spawner::spawn`], but [`InvalidGuest`](ErrorKind::InvalidGuest) for the snapshot of a
     /// guest with functions; and [`InvalidOption`](ErrorKind::InvalidOption) for arguments that can't be.
     pub fn load(self) -> Result<crate::Process, Error> {
-        if self.snapshot.guest().program().is_library() {
+        if !self.snapshot.guest().is_program() {
             let text = format!(
                 "the snapshot is of `{}`, a guest whose functions are to be called; make a sandbox \
                  of it, with Spawner::spawn",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use glowbox::{ErrorKind, ExitStatus};
+use glowbox::{ErrorKind, ExitStatus, Sandbox};
 use glowbox_testprograms::Libc;
 
 use crate::Test;
@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_deadline_ends_a_shell_that_spins", a_deadline_ends_a_shell_that_spins),
     ("an_interrupt_ends_one_too", an_interrupt_ends_one_too),
     ("a_program_runs_once", a_program_runs_once),
+    ("a_program_has_no_functions", a_program_has_no_functions),
     ("the_memory_limit_holds", the_memory_limit_holds),
     ("the_folder_is_as_it_was", the_folder_is_as_it_was),
 ];
@@ -113,6 +114,18 @@ fn a_program_runs_once() {
     let mut process = builder.args(["true"]).load(program.path()).unwrap();
     assert!(process.run().unwrap().success());
     assert_eq!(process.run().unwrap_err().kind(), ErrorKind::Spent);
+}
+
+fn a_program_has_no_functions() {
+    let Ok(program) = Which::Busybox.program().inspect_err(leave_out) else { return };
+    let refused = Sandbox::builder().build(program.path()).map(drop).unwrap_err();
+    let snapshot = Sandbox::builder().load(program.path()).unwrap().snapshot().unwrap();
+    let spawned = [snapshot.spawn(), snapshot.spawner().spawn()];
+    let errors = spawned.map(|sandbox| sandbox.map(drop).unwrap_err());
+    for error in errors.iter().chain([&refused]) {
+        assert_eq!(error.kind(), ErrorKind::InvalidGuest);
+        assert!(error.to_string().contains("::load"), "{error}");
+    }
 }
 
 fn the_memory_limit_holds() {

@@ -27,6 +27,7 @@ mod exhaustion;
 mod faults;
 mod files;
 mod host_functions;
+mod interpreter;
 mod leaks;
 mod limits;
 mod many;
@@ -61,6 +62,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("faults", faults::TESTS),
     ("files", files::TESTS),
     ("host_functions", host_functions::TESTS),
+    ("interpreter", interpreter::TESTS),
     ("leaks", leaks::TESTS),
     ("limits", limits::TESTS),
     ("many", many::TESTS),

@@ -43,11 +43,12 @@ static GUESTS: LazyLock<HashMap<String, Guest>> = LazyLock::new(|| {
         return files.filter_map(read).collect();
     }
     use glowbox_build::{Guest as Build, Target};
-    let std = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests-std/testing-std");
+    let std = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests-std");
+    let std = || Build::std(std).bin("testing-std").bin("interpreter-std");
     let builds = [
         (Build::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests")), ""),
-        (Build::std(std), ""),
-        (Build::std(std).target(Target::Musl), "-musl"),
+        (std(), ""),
+        (std().target(Target::Musl), "-musl"),
     ];
     let mut guests = HashMap::new();
     for (build, suffix) in builds {

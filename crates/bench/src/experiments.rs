@@ -8,7 +8,9 @@ mod compute;
 mod creation;
 mod echo;
 mod floors;
+mod interpreter;
 mod interrupt;
+mod linux;
 mod load;
 mod memory;
 mod reset;
@@ -121,6 +123,8 @@ pub(crate) fn all() -> Vec<Plan> {
     plans.extend(load::plans());
     plans.push(interrupt::plan());
     plans.extend(compute::plans());
+    plans.extend(linux::plans());
+    plans.extend(interpreter::plans());
     plans.push(threads::plan());
     plans.extend(peers::plans());
     plans.push(memory::plan());

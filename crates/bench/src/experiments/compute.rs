@@ -25,7 +25,7 @@ const PIECES: [(&str, &str, u32); 5] = [
 ];
 
 /// How much slower than natively a guest may compute.
-const NATIVE_BOUND: f64 = 1.03;
+pub(crate) const NATIVE_BOUND: f64 = 1.03;
 
 pub(crate) fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();

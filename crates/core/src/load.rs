@@ -90,6 +90,18 @@ pub fn load(program: &Program, layout: &Layout, start: &Start<'_>, memory: &mut 
     stack(program, layout, start, memory)
 }
 
+/// Takes away the stack that a program was to start with, whose stack pointer would have been `from`.
+///
+/// # Panics
+///
+/// As [`load`], or if `from` is not in the stack.
+pub fn clear_stack(layout: &Layout, from: Gva, memory: &mut [u8]) {
+    let stack = layout.region(RegionKind::Stack);
+    let region = range(layout.memory(RegionKind::Stack));
+    let start = region.start + index(from.0 - stack.start.0);
+    memory[start..region.end].fill(0);
+}
+
 /// Writes the stack that a loaded program starts with; also in the place of another one, if it has not
 /// run since.
 ///

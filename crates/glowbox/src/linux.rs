@@ -93,6 +93,13 @@ impl Linux {
         &self.process
     }
 
+    /// The process and what it can reach, for a snapshot. From now on this one is a copy of that: whoever
+    /// has the snapshot must not know the random numbers that this one will draw.
+    pub(crate) fn capture(&mut self) -> (Arc<Process>, Capabilities) {
+        self.is_copy = true;
+        (Arc::clone(&self.process), self.capabilities.clone())
+    }
+
     pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -316,7 +323,28 @@ impl Written {
 
 #[cfg(test)]
 mod tests {
+    use glowbox_core::layout::Limits;
+    use glowbox_testguest::GuestFile;
+
     use super::*;
+    use crate::Guest;
+    use crate::capabilities::Requested;
+
+    #[test]
+    fn what_a_snapshot_was_taken_of_draws_other_numbers_than_its_copies_would() {
+        let file = GuestFile::of_code(&[0xf4]).to_bytes();
+        let guest = Guest::from_bytes("hlt", file).unwrap();
+        let layout = Layout::new(guest.program(), Limits::DEFAULT, 0).unwrap();
+        let capabilities = Requested::default().open().unwrap();
+        let randomness = Randomness::System;
+        let mut linux = Linux::new(guest.program(), &layout, capabilities, randomness).unwrap();
+        assert!(!linux.is_copy());
+        let (kept, _) = linux.capture();
+        assert!(linux.is_copy());
+        linux.reseed(randomness.another_process_seed().unwrap());
+        assert!(!linux.is_copy());
+        assert_ne!(format!("{:?}", linux.process()), format!("{kept:?}"));
+    }
 
     #[test]
     fn lines_wait_until_they_are_whole() {
@@ -337,7 +365,7 @@ mod tests {
         for _ in 0..3 << 20 {
             written.add(LogStream::Out, b"\n");
         }
-        assert!(written.whole.len() <= MAX_LINES / size_of::<(&str, Vec<u8>)>());
+        assert!(written.whole.len() <= MAX_LINES.div_ceil(size_of::<(&str, Vec<u8>)>()));
         written.add(LogStream::Error, &vec![b'x'; 3 << 20]);
         assert!(written.bytes <= MAX_LINES + 100);
     }

@@ -116,14 +116,16 @@ impl Process {
     }
 
     /// Takes a snapshot of the program before it has run: any number of processes can be made of it, by
-    /// [`Spawner::load`](crate::Spawner::load).
+    /// [`Spawner::load`](crate::Spawner::load). Arguments and environment are no part of its memory, nor
+    /// of a file that it is saved to: processes of a snapshot that was loaded from a file have none but
+    /// what the [`Spawner`](crate::Spawner) gives them.
     ///
     /// # Errors
     ///
     /// [`Spent`](crate::ErrorKind::Spent) if the program has run; otherwise as
     /// [`Sandbox::snapshot`](crate::Sandbox::snapshot).
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        self.instance.capture().map(Snapshot::new)
+        self.instance.capture_program().map(Snapshot::new)
     }
 
     /// A handle by which other threads can stop the program.

@@ -15,7 +15,8 @@
 //! The signal is a real-time one; the handler is installed once a process, only where the signal
 //! has its default action, and with `SA_RESTART`, so that most other system calls of the thread do
 //! not notice it (those that are never restarted, such as `poll` and `nanosleep`, return early if an
-//! interrupt comes while a host function is in one).
+//! interrupt comes while a host function is in one). Ends of time slices, which come all the time,
+//! are signalled to threads in the guest only.
 //!
 //! A process that is forked has other thread ids; what is remembered of them is forgotten there.
 
@@ -57,6 +58,8 @@ pub struct RunControl {
     slice_end: AtomicU64,
     /// Whether it is over.
     tick: AtomicBool,
+    /// Whether the guest is entered, or about to be.
+    entered: AtomicBool,
     signal: i32,
 }
 
@@ -73,6 +76,7 @@ impl RunControl {
             deadline: AtomicU64::new(NO_DEADLINE),
             slice_end: AtomicU64::new(NO_DEADLINE),
             tick: AtomicBool::new(false),
+            entered: AtomicBool::new(false),
             signal: signal.0,
         }
     }
@@ -130,7 +134,9 @@ impl RunControl {
         (running && end != NO_DEADLINE).then_some(end)
     }
 
-    /// Ends the running call's time slice if that is not after `now`, and begins the next one.
+    /// Ends the running call's time slice if that is not after `now`, and begins the next one. A thread
+    /// that is not in the guest but, say, in a host function, is left alone: it gets to know when it
+    /// enters.
     pub fn tick(&self, now: u64) {
         let Some(end) = self.slice_end().filter(|end| *end <= now) else {
             return;
@@ -139,9 +145,20 @@ impl RunControl {
         let next = now.saturating_add(SLICE);
         let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
         if self.slice_end.compare_exchange(end, next, success, failure).is_ok() {
+            // In this order, and sequentially consistent: either the flag is seen here, or the tick
+            // is seen there.
             self.tick.store(true, Ordering::SeqCst);
-            send(self.thread.load(Ordering::SeqCst), self.signal);
+            if self.entered.load(Ordering::SeqCst) {
+                send(self.thread.load(Ordering::SeqCst), self.signal);
+            }
         }
+    }
+
+    /// Says whether the guest is about to be entered, or has been left. Returns whether a time slice has
+    /// ended that no signal will tell of.
+    pub(crate) fn set_entered(&self, entered: bool) -> bool {
+        self.entered.store(entered, Ordering::SeqCst);
+        entered && self.tick.load(Ordering::SeqCst)
     }
 
     /// Whether the time slice is over, since this was last asked.
@@ -354,6 +371,23 @@ mod tests {
         assert!(control.expire(1000));
         assert_eq!(control.stop_reason(), Some(StopReason::Deadline));
         assert_eq!(control.deadline(), None);
+    }
+
+    #[test]
+    fn a_time_slice_that_ends_outside_the_guest_is_noticed_at_its_entry() {
+        let control = control();
+        control.begin(NO_DEADLINE);
+        control.set_slice(1000);
+        assert!(!control.set_entered(true));
+        control.set_entered(false);
+        control.tick(999);
+        assert!(!control.take_tick());
+        control.tick(1000);
+        assert_eq!(control.slice_end(), Some(1000 + SLICE));
+        assert!(control.set_entered(true));
+        assert!(control.take_tick());
+        assert!(!control.set_entered(true));
+        control.set_entered(false);
     }
 
     #[test]

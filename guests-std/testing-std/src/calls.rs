@@ -6,7 +6,7 @@ use std::num::ParseIntError;
 use glowbox_guest::{HostError, guest_function, host_function};
 
 #[host_function]
-fn weekday() -> String;
+pub(crate) fn weekday() -> String;
 
 #[host_function]
 fn double(number: u32) -> Result<u32, HostError>;

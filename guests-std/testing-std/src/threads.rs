@@ -1,7 +1,9 @@
 //! Threads, and what they wait for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use glowbox_guest::guest_function;
 
@@ -11,6 +13,20 @@ fn sum_on_four_threads(end: u64) -> Option<u64> {
     let threads: Vec<_> =
         (0..4).map(|first| thread::spawn(move || (first..end).step_by(4).sum::<u64>())).collect();
     threads.into_iter().map(|thread| thread.join().ok()).sum()
+}
+
+/// Asks the host something while another thread spins.
+#[guest_function]
+fn ask_while_one_spins() -> String {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+        // It has had a turn then, and wants another.
+        thread::sleep(Duration::from_millis(20));
+        let answer = crate::calls::weekday();
+        done.store(true, Ordering::Relaxed);
+        answer
+    })
 }
 
 /// Sends a number back and forth between two threads; each adds one.

@@ -7,6 +7,7 @@ use glowbox_abi::mailbox::{
     BATCH_PROGRESS_OFFSET, ENTROPY_OFFSET, Entropy, FROM_GUEST_OFFSET, FromGuest, TO_GUEST_OFFSET,
     ToGuest,
 };
+use glowbox_core::address::Gva;
 use glowbox_core::elf::Personality;
 use glowbox_core::layout::Layout;
 use glowbox_core::load;
@@ -191,6 +192,19 @@ impl Instance {
         self.capture()
     }
 
+    /// Makes an image of a program that has not run, without its arguments, its environment and its random
+    /// bytes: whoever is made of it has its own.
+    pub(crate) fn capture_program(&mut self) -> Result<Arc<Captured>, Error> {
+        if let Some(by) = &self.spent {
+            return Err(Error::spent(by));
+        }
+        let from = self.origin.state.registers.rsp;
+        load::clear_stack(&self.setup.layout, Gva(from), self.lease.memory_mut());
+        let captured = self.capture();
+        self.start_with_arguments()?;
+        captured
+    }
+
     /// Gives a program that has not run yet the arguments and the environment that it is to have now.
     pub(crate) fn start_with_arguments(&mut self) -> Result<(), Error> {
         let setup = Arc::clone(&self.setup);
@@ -371,10 +385,7 @@ impl Instance {
             prototypes: Arc::clone(&self.prototypes),
             log: self.log.another().into(),
             deadline: self.deadline,
-            linux: self
-                .linux
-                .as_ref()
-                .map(|linux| (Arc::clone(linux.process()), linux.capabilities().clone())),
+            linux: self.linux.as_mut().map(Linux::capture),
         });
         self.origin = Origin::of(&captured);
         self.lease.tables_changed(false);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use glowbox::{ErrorKind, ExitStatus, Sandbox};
+use glowbox::{ErrorKind, ExitStatus, Output, Sandbox};
 use glowbox_testprograms::Libc;
 
 use crate::Test;
@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_interrupt_ends_one_too", an_interrupt_ends_one_too),
     ("a_program_runs_once", a_program_runs_once),
     ("a_program_has_no_functions", a_program_has_no_functions),
+    ("a_snapshot_does_not_hold_the_environment", a_snapshot_does_not_hold_the_environment),
     ("the_memory_limit_holds", the_memory_limit_holds),
     ("the_folder_is_as_it_was", the_folder_is_as_it_was),
 ];
@@ -126,6 +127,27 @@ fn a_program_has_no_functions() {
         assert_eq!(error.kind(), ErrorKind::InvalidGuest);
         assert!(error.to_string().contains("::load"), "{error}");
     }
+}
+
+fn a_snapshot_does_not_hold_the_environment() {
+    let Ok(program) = Which::Busybox.program().inspect_err(leave_out) else { return };
+    let (stdout, output) = Output::buffer(1 << 10);
+    let secret = ["TOKEN=s3cr3t", "value"].join("-");
+    let builder = Sandbox::builder().args(["env"]).env("TOKEN", &secret[6..]).stdout(stdout);
+    let mut process = builder.load(program.path()).unwrap();
+    let snapshot = process.snapshot().unwrap();
+    let file = tempfile::tempdir().unwrap();
+    let path = file.path().join("snapshot");
+    snapshot.save(&path).unwrap();
+    let saved = std::fs::read(path).unwrap();
+    assert!(!saved.windows(secret.len()).any(|window| window == secret.as_bytes()));
+    // It is still the process's own, and that of one that is not told otherwise.
+    for process in [&mut process, &mut snapshot.spawner().load().unwrap()] {
+        assert!(process.run().unwrap().success());
+        assert_eq!(String::from_utf8(output.take()).unwrap(), format!("{secret}\n"));
+    }
+    assert!(snapshot.spawner().env("A", "B").load().unwrap().run().unwrap().success());
+    assert_eq!(output.take(), b"A=B\n");
 }
 
 fn the_memory_limit_holds() {

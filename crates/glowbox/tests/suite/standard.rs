@@ -250,6 +250,27 @@ tests! {
         }
     }
 
+    fn a_host_function_is_not_disturbed_by_threads_that_want_their_turn() {
+        for name in standard_guests() {
+            let mut sandbox = Sandbox::builder()
+                .host_function("weekday", || {
+                    // SAFETY: waits, without descriptors to wait for.
+                    let result = unsafe { libc::poll(std::ptr::null_mut(), 0, 100) };
+                    result.to_string()
+                })
+                .host_function("double", |number: u32| -> Result<u32, glowbox::HostError> {
+                    Ok(number)
+                })
+                .host_function("back", || ())
+                .clock(Clock::Real)
+                .build(guest(name))
+                .unwrap();
+            for _ in 0..3 {
+                assert_eq!(sandbox.call::<_, String>("ask_while_one_spins", ()).unwrap(), "0");
+            }
+        }
+    }
+
     fn statics_and_thread_locals_live_from_call_to_call_until_a_reset() {
         with_each(|sandbox| {
             assert_eq!(sandbox.call::<_, u32>("count_up", ()).unwrap(), 1);

@@ -447,10 +447,18 @@ impl KvmMachine {
         // SAFETY: `self.vcpu` keeps the run page mapped, and this value is dropped before
         // `self.vcpu` can be, on this thread.
         let _entered = unsafe { Entered::new(self.immediate_exit) };
+        let ticked = self.control.set_entered(true);
+        let exit = self.run_until_exit(ticked);
+        self.control.set_entered(false);
+        exit
+    }
+
+    /// `ticked`: whether a time slice is over already.
+    fn run_until_exit(&mut self, mut ticked: bool) -> Result<Exit, MachineError> {
         loop {
             // In this order: a stop that comes after the check finds the handler ready to set the
             // flag again, and the entry returns at once.
-            self.set_immediate_exit(0);
+            self.set_immediate_exit(u8::from(std::mem::take(&mut ticked)));
             if self.control.stop_reason().is_some() {
                 return Ok(Exit::Interrupted);
             }

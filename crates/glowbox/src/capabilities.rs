@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use glowbox_linux::files::{self, Files, Grants, Input, OptionsError, Output};
-use glowbox_linux::{Clock, World};
+use glowbox_linux::{Clock, Process, World};
 
 use crate::linux::{Lines, LogStream};
 use crate::{Error, ErrorKind};
@@ -109,6 +109,24 @@ impl Capabilities {
     /// The files that a process starts with.
     pub(crate) fn files(&self) -> Files {
         self.files.clone()
+    }
+
+    /// Refuses a directory of the host where a process, which has its files already, has none.
+    pub(crate) fn check_directories(&self, process: &Process) -> Result<(), Error> {
+        let shown = |path: &[u8]| format!("`{}`", String::from_utf8_lossy(path).escape_debug());
+        let has: Vec<&[u8]> = process.host_directories().collect();
+        let Some(other) = self.grants.directories().find(|path| !has.contains(path)) else {
+            return Ok(());
+        };
+        let listed = match &has[..] {
+            [] => "none".to_string(),
+            _ => has.iter().map(|path| shown(path)).collect::<Vec<_>>().join(", "),
+        };
+        let text = format!(
+            "the snapshot has no directory of the host at {}, and can't be given one there; it has {listed}",
+            shown(other)
+        );
+        Err(Error::new(ErrorKind::InvalidOption, text))
     }
 
     pub(crate) fn allows_jit(&self) -> bool {

@@ -116,6 +116,11 @@ impl Process {
         self.limits
     }
 
+    /// Paths at which it has directories of the host.
+    pub fn host_directories(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.host_directories()
+    }
+
     /// How many page tables it has that its address space was not made with. They are never given up,
     /// and each stays in its place.
     pub fn tables_added(&self) -> usize {

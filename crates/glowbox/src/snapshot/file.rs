@@ -262,7 +262,8 @@ impl Loader {
     }
 
     /// Lets Linux programs read a directory of the host, at a path where they had one when the snapshot
-    /// was taken. See [`Builder::directory`](crate::Builder::directory).
+    /// was taken. One that is not given again they find unreadable (`EIO`). See
+    /// [`Builder::directory`](crate::Builder::directory).
     pub fn directory(mut self, path: impl AsRef<str>, host: impl AsRef<Path>) -> Loader {
         self.requested.files.directory(path, host);
         self
@@ -343,7 +344,9 @@ impl Loader {
             Personality::Linux => {
                 let capabilities = self.requested.open()?;
                 let process = process(contents.process, &guest, &layout, &capabilities);
-                Some((Arc::new(process.map_err(|why| contradiction(path, &why))?), capabilities))
+                let process = process.map_err(|why| contradiction(path, &why))?;
+                capabilities.check_directories(&process)?;
+                Some((Arc::new(process), capabilities))
             }
         };
         let given = self.functions.checked(&guest, false)?;

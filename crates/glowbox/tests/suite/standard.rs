@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use glowbox::{
-    Builder, Caller, Clock, Engine, ErrorKind, Input, Mapping, Output, Sandbox, Snapshot,
+    Builder, Caller, Clock, Engine, ErrorKind, Input, Loader, Mapping, Output, Sandbox, Snapshot,
 };
 
 use crate::support::{error, guest, standard_guests};
@@ -320,6 +320,36 @@ tests! {
                 assert_eq!(sandbox.call::<_, Vec<u8>>("read_file", ("/tmp/a",)).unwrap(), data);
                 assert!(sandbox.call::<_, String>("greet", ("you",)).unwrap().contains("Tuesday"));
             }
+        });
+    }
+
+    fn directories_are_granted_anew_to_a_snapshot_from_a_file_where_it_had_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, other) = (folder.path().join("data"), folder.path().join("other"));
+        for (place, text) in [(&data, "once"), (&other, "now")] {
+            std::fs::create_dir(place).unwrap();
+            std::fs::write(place.join("a"), text).unwrap();
+        }
+        let path = folder.path().join("snapshot");
+        build_each(|builder, name| {
+            let mut sandbox = builder.directory("/data", &data).build(guest(name)).unwrap();
+            sandbox.snapshot().unwrap().save(&path).unwrap();
+            let loader = || {
+                Snapshot::loader()
+                    .host_function("weekday", || "Tuesday".to_string())
+                    .host_function("double", |_: u32| -> Result<u32, glowbox::HostError> { Ok(1) })
+                    .host_function("back", || ())
+            };
+            let read = |loader: Loader| {
+                let mut sandbox = loader.load(&path).unwrap().spawn().unwrap();
+                sandbox.call::<_, Vec<u8>>("read_file", ("/data/a",))
+            };
+            assert_eq!(read(loader().directory("/data", &other)).unwrap(), b"now");
+            assert!(error(read(loader())).to_string().contains("os error 5"));
+            let refused = error(loader().directory("/elsewhere", &other).load(&path));
+            assert_eq!(refused.kind(), ErrorKind::InvalidOption);
+            assert!(refused.to_string().contains("`/elsewhere`") , "{refused}");
+            assert!(refused.to_string().contains("`/data`"), "{refused}");
         });
     }
 

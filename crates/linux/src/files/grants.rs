@@ -41,6 +41,11 @@ impl Grants {
         self.input.is_ready(patience)
     }
 
+    /// Paths at which there are directories of the host.
+    pub fn directories(&self) -> impl Iterator<Item = &[u8]> {
+        self.directories.iter().map(|(path, _)| &path[..])
+    }
+
     /// The directory that the guest has at this path.
     pub(super) fn directory(&self, path: &[u8]) -> Result<&HostDirectory, Errno> {
         let found = self.directories.iter().find(|(at, _)| at == path);

@@ -124,6 +124,12 @@ impl Pending {
 }
 
 impl Files {
+    /// Paths at which there are directories of the host.
+    pub(crate) fn host_directories(&self) -> impl Iterator<Item = &[u8]> {
+        let of_host = self.mounts.iter().filter(|mount| matches!(mount.root, Place::Host(_)));
+        of_host.map(|mount| &mount.path[..])
+    }
+
     /// Walks a path. A symbolic link that it ends with is followed if `follow` says so, or a slash.
     pub(super) fn resolve(
         &self,

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use glowbox::{Builder, Clock, Loader, Spawner};
+use glowbox_linux::files::OptionsError;
 
+use crate::failure::{self, Failure};
 use crate::options;
 
 /// Options of guests that are Linux programs.
@@ -99,6 +101,29 @@ impl Grants {
             Grants { env, .. } if has_run && !env.is_empty() => Some("--env"),
             _ => None,
         }
+    }
+
+    /// Why a guest or a program with all this can't be made.
+    pub(crate) fn failure(&self, error: glowbox::Error) -> Failure {
+        match (failure::source(&error), &self.cwd) {
+            (Some(OptionsError::Path { path }), Some(cwd))
+                if path == cwd && !self.is_mounted(cwd) =>
+            {
+                Failure::usage(format!(
+                    "there is no directory `{}` in the guest for --cwd; a guest has those that it is \
+                     granted, with --dir HOST:GUEST or --scratch SIZE:GUEST",
+                    cwd.escape_debug()
+                ))
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Whether something is granted at this path of the guest's.
+    fn is_mounted(&self, path: &str) -> bool {
+        let scratch = self.scratch.iter().map(|scratch| &scratch.guest);
+        let mut mounted = self.dir.iter().map(|dir| &dir.guest).chain(scratch);
+        mounted.any(|guest| guest.trim_end_matches('/') == path.trim_end_matches('/'))
     }
 
     /// Names and values. A variable that this command has not is none.

@@ -171,7 +171,12 @@ impl From<glowbox::Error> for Failure {
                 text = format!("{text}: {source}");
             }
         }
-        Failure::new(Status::of(&error), text)
+        let failure = Failure::new(Status::of(&error), text);
+        match error.kind() {
+            // What to do depends on the device's mode and group.
+            ErrorKind::HypervisorDenied => failure.with_hint("`glowbox doctor` looks at it"),
+            _ => failure,
+        }
     }
 }
 

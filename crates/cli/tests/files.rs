@@ -110,7 +110,7 @@ fn a_hypervisor_that_may_not_be_used_is_status_125_with_what_to_do() {
     assert_eq!(doctor.status, Some(1));
     assert!(doctor.out.contains("usermod -aG kvm"), "{}", doctor.out);
     let ended = run(as_nobody(glowbox).arg("call").arg(guest).args(["add", "1", "2"]));
-    ended.failed(125, &["this user may not open it", "usermod -aG kvm"]);
+    ended.failed(125, &["this user may not open it", "usermod -aG kvm", "`glowbox doctor`"]);
 }
 
 #[test]

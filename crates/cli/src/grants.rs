@@ -32,14 +32,9 @@ pub(crate) struct Grants {
     #[arg(long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
     /// Its clock: one of its own that starts in the year 2000, the host's, or one that stands still, now
-    /// or at a number of seconds since 1970
-    #[arg(
-        long,
-        value_name = "virtual|real|frozen[:SECONDS]",
-        default_value = "virtual",
-        value_parser = clock
-    )]
-    clock: Clock,
+    /// or at a number of seconds since 1970 [default: virtual]
+    #[arg(long, value_name = "virtual|real|frozen[:SECONDS]", value_parser = clock)]
+    clock: Option<Clock>,
     /// Lets it execute memory that it has written, as just-in-time compilers do
     #[arg(long)]
     jit: bool,
@@ -74,7 +69,7 @@ impl Grants {
         if self.jit {
             builder = builder.allow_jit();
         }
-        builder.clock(self.clock)
+        builder.clock(self.clock())
     }
 
     /// What can be given to a snapshot's guest; the rest is in the snapshot.
@@ -85,7 +80,11 @@ impl Grants {
         if self.jit {
             loader = loader.allow_jit();
         }
-        loader.clock(self.clock)
+        loader.clock(self.clock())
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.unwrap_or(Clock::Virtual)
     }
 
     /// What can be given to a program of a snapshot that has not run yet.
@@ -99,6 +98,15 @@ impl Grants {
             Grants { scratch: Some(_), .. } => Some("--scratch"),
             Grants { cwd: Some(_), .. } => Some("--cwd"),
             Grants { env, .. } if has_run && !env.is_empty() => Some("--env"),
+            _ => None,
+        }
+    }
+
+    /// The option that a program is given when it is run, and not before, if there is one.
+    pub(crate) fn given_when_run(&self) -> Option<&'static str> {
+        match self {
+            Grants { env, .. } if !env.is_empty() => Some("--env"),
+            Grants { clock: Some(_), .. } => Some("--clock"),
             _ => None,
         }
     }

@@ -227,6 +227,15 @@ fn a_snapshot_of_a_program_runs_in_its_place() {
     glowbox(["call", path, "add"]).failed(126, &["run it, with `glowbox run`"]);
     let warm = ["snapshot", program("shelled"), "--warm", "x", "-o", path];
     glowbox(warm).failed(125, &["no functions for --warm to call"]);
+    let other = folder.path().join("other");
+    let other = other.to_str().unwrap();
+    for (option, value) in [("--env", "A=1"), ("--clock", "real"), ("--clock", "virtual")] {
+        for file in [program("shelled"), path] {
+            glowbox(["snapshot", option, value, file, "-o", other])
+                .failed(125, &[&format!("give {option} to `glowbox run`")]);
+        }
+    }
+    assert!(!std::path::Path::new(other).exists());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use glowbox::{ErrorKind, ExitStatus};
+use glowbox_linux::files::OptionsError;
 
 use crate::output;
 
@@ -64,6 +65,8 @@ impl Status {
 
     fn of(error: &glowbox::Error) -> Status {
         match error.kind() {
+            // What was granted, and not what was to be run.
+            ErrorKind::Io if source::<OptionsError>(error).is_some() => Status::Glowbox,
             ErrorKind::Io => Status::of_io(error),
             ErrorKind::InvalidGuest
             | ErrorKind::InvalidSnapshot
@@ -84,12 +87,18 @@ impl Status {
     }
 
     fn of_io(error: &(dyn std::error::Error + 'static)) -> Status {
-        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-        match source.map(io::Error::kind) {
+        match source::<io::Error>(error).map(io::Error::kind) {
             Some(io::ErrorKind::NotFound) => Status::NotFound,
             _ => Status::NotRunnable,
         }
     }
+}
+
+/// The error behind another one, if it is of this type.
+pub(crate) fn source<'a, E: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
+    error.source().and_then(|source| source.downcast_ref())
 }
 
 impl From<Status> for ExitCode {
@@ -155,13 +164,19 @@ impl From<glowbox::Error> for Failure {
         }
         let mut text = in_options(&error.to_string());
         // What the system said, where the text does not say it already.
-        if let Some(source) = std::error::Error::source(&error).map(ToString::to_string)
-            && !text.contains(&source)
-            && !error.to_string().contains(&source)
-        {
-            text = format!("{text}: {source}");
+        let sources =
+            std::iter::successors(std::error::Error::source(&error), |source| source.source());
+        for source in sources.map(ToString::to_string) {
+            if !text.contains(&source) && !error.to_string().contains(&source) {
+                text = format!("{text}: {source}");
+            }
         }
-        Failure::new(Status::of(&error), text)
+        let failure = Failure::new(Status::of(&error), text);
+        match error.kind() {
+            // What to do depends on the device's mode and group.
+            ErrorKind::HypervisorDenied => failure.with_hint("`glowbox doctor` looks at it"),
+            _ => failure,
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use glowbox::{Builder, Clock, Loader, Spawner};
+use glowbox_linux::files::OptionsError;
 
+use crate::failure::{self, Failure};
 use crate::options;
 
 /// Options of guests that are Linux programs.
@@ -30,14 +32,9 @@ pub(crate) struct Grants {
     #[arg(long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
     /// Its clock: one of its own that starts in the year 2000, the host's, or one that stands still, now
-    /// or at a number of seconds since 1970
-    #[arg(
-        long,
-        value_name = "virtual|real|frozen[:SECONDS]",
-        default_value = "virtual",
-        value_parser = clock
-    )]
-    clock: Clock,
+    /// or at a number of seconds since 1970 [default: virtual]
+    #[arg(long, value_name = "virtual|real|frozen[:SECONDS]", value_parser = clock)]
+    clock: Option<Clock>,
     /// Lets it execute memory that it has written, as just-in-time compilers do
     #[arg(long)]
     jit: bool,
@@ -72,7 +69,7 @@ impl Grants {
         if self.jit {
             builder = builder.allow_jit();
         }
-        builder.clock(self.clock)
+        builder.clock(self.clock())
     }
 
     /// What can be given to a snapshot's guest; the rest is in the snapshot.
@@ -83,7 +80,11 @@ impl Grants {
         if self.jit {
             loader = loader.allow_jit();
         }
-        loader.clock(self.clock)
+        loader.clock(self.clock())
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.unwrap_or(Clock::Virtual)
     }
 
     /// What can be given to a program of a snapshot that has not run yet.
@@ -99,6 +100,38 @@ impl Grants {
             Grants { env, .. } if has_run && !env.is_empty() => Some("--env"),
             _ => None,
         }
+    }
+
+    /// The option that a program is given when it is run, and not before, if there is one.
+    pub(crate) fn given_when_run(&self) -> Option<&'static str> {
+        match self {
+            Grants { env, .. } if !env.is_empty() => Some("--env"),
+            Grants { clock: Some(_), .. } => Some("--clock"),
+            _ => None,
+        }
+    }
+
+    /// Why a guest or a program with all this can't be made.
+    pub(crate) fn failure(&self, error: glowbox::Error) -> Failure {
+        match (failure::source(&error), &self.cwd) {
+            (Some(OptionsError::Path { path }), Some(cwd))
+                if path == cwd && !self.is_mounted(cwd) =>
+            {
+                Failure::usage(format!(
+                    "there is no directory `{}` in the guest for --cwd; a guest has those that it is \
+                     granted, with --dir HOST:GUEST or --scratch SIZE:GUEST",
+                    cwd.escape_debug()
+                ))
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Whether something is granted at this path of the guest's.
+    fn is_mounted(&self, path: &str) -> bool {
+        let scratch = self.scratch.iter().map(|scratch| &scratch.guest);
+        let mut mounted = self.dir.iter().map(|dir| &dir.guest).chain(scratch);
+        mounted.any(|guest| guest.trim_end_matches('/') == path.trim_end_matches('/'))
     }
 
     /// Names and values. A variable that this command has not is none.

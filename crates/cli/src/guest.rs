@@ -48,7 +48,7 @@ pub(crate) fn sandbox(
     }
     let guest = Guest::from_file(path)?;
     check_imports(&guest)?;
-    Ok(builder(limits, grants, message_size).build(&guest)?)
+    builder(limits, grants, message_size).build(&guest).map_err(|error| grants.failure(error))
 }
 
 /// Whatever the file is.
@@ -68,10 +68,11 @@ pub(crate) fn open(
     let guest = Guest::from_file(path)?;
     check_imports(&guest)?;
     let builder = builder(limits, grants, message_size);
-    Ok(match guest.is_program() {
-        true => Opened::Program(builder.load(&guest)?),
-        false => Opened::Functions(builder.build(&guest)?),
-    })
+    let opened = match guest.is_program() {
+        true => builder.load(&guest).map(Opened::Program),
+        false => builder.build(&guest).map(Opened::Functions),
+    };
+    opened.map_err(|error| grants.failure(error))
 }
 
 fn spawned(path: &Path, snapshot: &Snapshot, grants: &Grants) -> Result<Sandbox, Failure> {

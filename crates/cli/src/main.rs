@@ -39,7 +39,7 @@ Exit status:
   127      there is no such file
   130      it was interrupted by Ctrl-C
   128+N    the guest was ended as signal N ends a process: 134 it panicked, 137 it ran out of
-           memory, 139 it faulted";
+           memory, or all its threads wait for each other, 139 it faulted";
 
 /// Runs untrusted code in micro-VMs.
 #[derive(Debug, Parser)]

@@ -61,7 +61,8 @@ fn load(program: &Path, arguments: &[OsString], options: &Options) -> Result<Pro
         return Ok(spawner.stdin(input).stdout(out).stderr(errors).load()?);
     }
     let builder = guest::builder(&limits, grants, None).args(arguments);
-    Ok(builder.stdin(input).stdout(out).stderr(errors).load(program)?)
+    let builder = builder.stdin(input).stdout(out).stderr(errors);
+    builder.load(program).map_err(|error| grants.failure(error))
 }
 
 /// The status of the command for a program's. Of a fault it says what is known, as a shell does.

@@ -15,7 +15,8 @@ use crate::options::{Limits, size};
 
 /// Starts a guest, warms it up, and saves it as a snapshot.
 ///
-/// Of an ordinary program it is the moment before its first instruction.
+/// Of an ordinary program it is the moment before its first instruction; arguments, environment and
+/// clock are given to it when it is run.
 /// The snapshot can be given wherever a guest can. It holds the guest's program and all that the
 /// guest has in memory, and replaces a file of that name when it is complete.
 #[derive(Debug, Args)]
@@ -60,7 +61,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
             );
             return Err(Failure::usage(text));
         }
-        Opened::Program(mut process) => process.snapshot()?,
+        Opened::Program(mut process) => {
+            if let Some(option) = options.grants.given_when_run() {
+                let text = format!(
+                    "`{}` is a program, whose snapshot does not hold what {option} sets; give {option} \
+                     to `glowbox run`, along with the snapshot",
+                    options.guest.display()
+                );
+                return Err(Failure::usage(text));
+            }
+            process.snapshot()?
+        }
     };
     interrupt::finishing(|| {
         // It is no guest that can't be found or read.

@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use serde_json::Value;
-use support::{Ended, GLOWBOX, glowbox, guest, is_root, run};
+use support::{Ended, GLOWBOX, for_everybody, glowbox, guest, is_root, run};
 
 fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {}", ended.out))
@@ -84,6 +84,31 @@ fn without_the_device_it_says_what_to_do() {
     let call = format!("call {} add 1 2", guest("command"));
     let ended = with_mounts(hide, &call).unwrap();
     ended.failed(125, &["/dev/kvm does not exist", "kvm_intel"]);
+}
+
+#[test]
+fn a_device_that_no_group_may_open_needs_another_mode() {
+    let (_folder, copies) = for_everybody(&[GLOWBOX]);
+    let shown = |mode: &str, owner: &str| {
+        let script = format!(
+            "mount -t tmpfs none /dev && mknod /dev/kvm c 10 232 && chmod {mode} /dev/kvm && chown \
+             {owner} /dev/kvm || exit 99; exec setpriv --reuid=65534 --regid=65534 --clear-groups {} \
+             doctor",
+            copies[0].display()
+        );
+        with_mounts(&script, "")
+    };
+    let Some(ended) = shown("600", "0:0") else { return };
+    assert_eq!(ended.status, Some(1));
+    for words in
+        ["FAIL  /dev/kvm: there, mode 0600, user 0, group root: for root only", "chmod 660"]
+    {
+        assert!(ended.out.contains(words), "no {words} in {}", ended.out);
+    }
+    // Here joining the group is enough.
+    let ended = shown("660", "0:77777").unwrap();
+    assert!(ended.out.contains("ok    /dev/kvm: there, mode 0660"), "{}", ended.out);
+    assert!(!ended.out.contains("chmod") && ended.out.contains("usermod"), "{}", ended.out);
 }
 
 #[test]

@@ -48,11 +48,15 @@ fn a_folder_a_pipe_and_a_device_are_status_126() {
 #[test]
 fn what_is_no_elf_file_is_status_126() {
     let folder = folder();
-    for (name, bytes) in
-        [("empty", &b""[..]), ("text", b"#!/bin/sh\n"), ("stub", b"\x7fELF\x02\x01\x01")]
-    {
+    let short = "only 7 bytes, too few for a guest or a snapshot";
+    for (name, bytes, words) in [
+        ("empty", &b""[..], "it is empty"),
+        ("text", b"#!/bin/sh\n", "not an ELF file"),
+        ("stub", b"\x7fELF\x02\x01\x01", short),
+        ("part", b"glowbox", short),
+        ("more", b"\x7fELF\x02\x01\x01\0", "truncated"),
+    ] {
         let path = file(&folder, name, bytes);
-        let words = if name == "stub" { "truncated" } else { "not an ELF file" };
         each_fails(path.to_str().unwrap(), 126, &[name, words]);
     }
     let mut other = GuestFile::of_code(&[0xf4]).to_bytes();
@@ -106,7 +110,7 @@ fn a_hypervisor_that_may_not_be_used_is_status_125_with_what_to_do() {
     assert_eq!(doctor.status, Some(1));
     assert!(doctor.out.contains("usermod -aG kvm"), "{}", doctor.out);
     let ended = run(as_nobody(glowbox).arg("call").arg(guest).args(["add", "1", "2"]));
-    ended.failed(125, &["this user may not open it", "usermod -aG kvm"]);
+    ended.failed(125, &["this user may not open it", "usermod -aG kvm", "`glowbox doctor`"]);
 }
 
 #[test]

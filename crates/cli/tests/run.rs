@@ -120,8 +120,26 @@ fn files_are_what_was_granted() {
     assert_eq!(shelled(&["--dir", &at_data, "--cwd", "/data"], &["folder"]).worked(), "/data\n");
     shelled(&["--dir", "/nonexistent"], &["folder"]).failed(125, &["No such file"]);
     shelled(&["--dir", "/nonexistent:/data"], &["folder"])
-        .failed(126, &["can't be opened for the guest"]);
+        .failed(125, &["/nonexistent can't be opened for the guest: No such file"]);
+    shelled(&["--dir", &format!("{path}:/data")], &["folder"])
+        .failed(125, &["can't be opened for the guest: Not a directory"]);
     shelled(&["--dir", "/tmp:/a/../b"], &["folder"]).failed(125, &["has to be absolute"]);
+}
+
+#[test]
+fn a_directory_to_start_in_has_to_be_there() {
+    if !has_kvm() {
+        return;
+    }
+    let words = ["no directory `/work` in the guest for --cwd", "--dir HOST:GUEST"];
+    for options in [&["--cwd", "/work"][..], &["--cwd", "/work", "--scratch", "1M"]] {
+        shelled(options, &["folder"]).failed(125, &words);
+    }
+    let there = ["--cwd", "/work", "--scratch", "1M:/work"];
+    assert_eq!(shelled(&there, &["folder"]).worked(), "/work\n");
+    // Here it is the directory of which there are two.
+    let twice = [&there[..], &["--dir", "/tmp:/work"]].concat();
+    shelled(&twice, &["folder"]).failed(125, &["must not stand for two things"]);
 }
 
 #[test]
@@ -209,6 +227,15 @@ fn a_snapshot_of_a_program_runs_in_its_place() {
     glowbox(["call", path, "add"]).failed(126, &["run it, with `glowbox run`"]);
     let warm = ["snapshot", program("shelled"), "--warm", "x", "-o", path];
     glowbox(warm).failed(125, &["no functions for --warm to call"]);
+    let other = folder.path().join("other");
+    let other = other.to_str().unwrap();
+    for (option, value) in [("--env", "A=1"), ("--clock", "real"), ("--clock", "virtual")] {
+        for file in [program("shelled"), path] {
+            glowbox(["snapshot", option, value, file, "-o", other])
+                .failed(125, &[&format!("give {option} to `glowbox run`")]);
+        }
+    }
+    assert!(!std::path::Path::new(other).exists());
 }
 
 #[test]

@@ -229,7 +229,16 @@ fn part<'a>(file: &'a [u8], offset: u64, length: u64, name: &str) -> Result<&'a 
     range.and_then(|(start, end)| file.get(start..end)).ok_or_else(|| truncated(name, end, file))
 }
 
+/// Bytes at the start of a file that tell what it is: those of a snapshot's.
+const SHORTEST: usize = 8;
+
 fn file_header(file: &[u8]) -> Result<&FileHeader64<LE>, ElfError> {
+    if file.is_empty() {
+        return Err(ElfError::Empty);
+    }
+    if file.len() < SHORTEST {
+        return Err(ElfError::TooShort { size: file.len() });
+    }
     if !file.starts_with(&elf::ELFMAG) {
         let found = file[..file.len().min(4)].to_vec();
         return Err(ElfError::NotElf { found });

@@ -20,8 +20,9 @@ const CALLS: u32 = 50;
 
 /// What was found, and whether guests can run.
 pub(super) fn findings() -> (Vec<Finding>, bool) {
-    let mut findings = vec![device()];
-    match probe() {
+    let probed = probe();
+    let mut findings = vec![device(matches!(probed, Err(MachineError::Denied { .. })))];
+    match probed {
         Ok(probe) => findings.extend(interface(&probe)),
         Err(error) => findings.push(unusable(&error)),
     }
@@ -32,8 +33,8 @@ pub(super) fn findings() -> (Vec<Finding>, bool) {
     (findings, works)
 }
 
-/// The device and whom it belongs to.
-fn device() -> Finding {
+/// The device and whom it belongs to, and what to change about that if it keeps this user out.
+fn device(is_denied: bool) -> Finding {
     let subject = "/dev/kvm";
     let Ok(metadata) = fs::metadata(subject) else {
         return Finding::fail(subject, "not there");
@@ -42,9 +43,22 @@ fn device() -> Finding {
         return Finding::fail(subject, "there, but no device");
     }
     let (mode, user, group) = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
-    let group = name_of_group(group).unwrap_or_else(|| group.to_string());
-    Finding::ok(subject, format!("there, mode {mode:04o}, user {user}, group {group}"))
+    let name = name_of_group(group).unwrap_or_else(|| group.to_string());
+    let found = format!("there, mode {mode:04o}, user {user}, group {name}");
+    match is_denied && is_for_root_only(mode, group) {
+        true => Finding::fail(subject, format!("{found}: for root only")).advise(FOR_A_GROUP),
+        false => Finding::ok(subject, found),
+    }
 }
+
+/// Whether no group could let a user open the device, other than root's.
+fn is_for_root_only(mode: u32, group: u32) -> bool {
+    mode & 0o006 != 0o006 && (mode & 0o060 != 0o060 || group == 0)
+}
+
+const FOR_A_GROUP: &str = "No group may open it. Give it to one that the user can join, as root: `chgrp kvm /dev/kvm && chmod 660 \
+    /dev/kvm` (after `groupadd --system kvm` if there is no such group). For it to last, put \
+    `KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\"` into /etc/udev/rules.d/65-kvm.rules";
 
 fn name_of_group(id: u32) -> Option<String> {
     let groups = read("/etc/group")?;
@@ -223,6 +237,16 @@ mod tests {
         let denied = unusable(&MachineError::Denied { path: "/dev/kvm", source });
         assert_eq!(denied.found, "not allowed");
         assert!(denied.advice.unwrap().contains("usermod -aG kvm"));
+    }
+
+    #[test]
+    fn a_device_that_no_group_may_open_is_told_from_others() {
+        for (mode, group) in [(0o600, 0), (0o600, 104), (0o640, 104), (0o660, 0), (0o604, 0)] {
+            assert!(is_for_root_only(mode, group), "{mode:o} {group}");
+        }
+        for (mode, group) in [(0o660, 104), (0o666, 0), (0o606, 0)] {
+            assert!(!is_for_root_only(mode, group), "{mode:o} {group}");
+        }
     }
 
     #[test]

@@ -13,6 +13,12 @@ pub enum ElfError {
     /// The file does not start as an ELF file does.
     #[error("it is not an ELF file (its first bytes are {found:02x?})")]
     NotElf { found: Vec<u8> },
+    /// The file is empty.
+    #[error("it is empty")]
+    Empty,
+    /// The file has fewer bytes than tell what a file is.
+    #[error("it has only {size} bytes, too few for a guest or a snapshot: it is truncated")]
+    TooShort { size: usize },
     /// A header or table reaches beyond the file.
     #[error("`{field}` reaches to byte {end}, but the file has {size} bytes: it is truncated")]
     Truncated { field: String, end: u64, size: usize },

@@ -112,7 +112,11 @@ fn a_guest_is_built_with_one_build_of_the_library() {
 #[test]
 fn what_is_no_elf_file_is_told() {
     assert!(matches!(Program::parse(b"#!/bin/sh".to_vec().into()), Err(ElfError::NotElf { .. })));
-    assert!(matches!(Program::parse(Vec::new().into()), Err(ElfError::NotElf { .. })));
+    assert_eq!(Program::parse(Vec::new().into()).map(|_| ()), Err(ElfError::Empty));
+    for size in [1, 4, 7] {
+        let error = Program::parse(b"\x7fELF\x02\x01\x01"[..size].into()).map(|_| ());
+        assert_eq!(error, Err(ElfError::TooShort { size }));
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ use crate::randomness::Randomness;
 
 /// Pages by which a process's mappings may start lower.
 const MMAP_PAGES: u64 = 1 << 26;
+/// Bytes at which a line ends that has no end.
+const MAX_LINE: usize = 64 << 10;
 /// Most bytes of lines that wait for the log.
 const MAX_LINES: usize = 1 << 20;
 
@@ -308,7 +310,9 @@ impl Written {
         let text = &text[..text.len().min(room)];
         self.partial[stream as usize].1.extend_from_slice(text);
         self.bytes += text.len();
-        if piece.ends_with(b"\n") && self.bytes < MAX_LINES {
+        let ends = piece.ends_with(b"\n") && self.bytes < MAX_LINES;
+        // Or a line without an end would keep its bytes from all others for ever.
+        if ends || self.partial[stream as usize].1.len() >= MAX_LINE {
             self.end_line(stream);
         }
     }
@@ -357,6 +361,19 @@ mod tests {
             written.whole.iter().map(|(target, line)| (*target, &line[..])).collect();
         assert_eq!(whole, [("stdout", &b"one"[..]), ("stdout", b"two"), ("stderr", b"an error")]);
         assert_eq!(written.partial[0].1, b"three");
+    }
+
+    #[test]
+    fn a_line_without_an_end_does_not_silence_what_follows() {
+        let lines = Lines::default();
+        let write = |stream, bytes: &[u8]| {
+            let mut written = lines.written.lock().unwrap();
+            bytes.chunks(4096).for_each(|piece| written.add(stream, piece));
+        };
+        write(LogStream::Out, &vec![b'x'; 3 << 20]);
+        assert!(lines.take().len() > 1);
+        write(LogStream::Error, b"a last word\n");
+        assert_eq!(lines.take(), [("stderr", b"a last word".to_vec())]);
     }
 
     #[test]

@@ -159,6 +159,7 @@ pub mod __private {
         #[cfg(not(feature = "std"))]
         pub use crate::arch::set_entropy;
         pub use crate::arch::{batch_progress, leave, with_outgoing};
+        pub use glowbox_abi::CALL_PORT;
         pub use glowbox_abi::mailbox::Entropy;
     }
 }

@@ -48,7 +48,8 @@ pub trait Machine: Send {
     fn install(&mut self, state: &CpuState);
 
     /// Lets the next [`Machine::run`] start the guest in `state`, which [`Machine::install`] has been
-    /// given for this memory, whatever the guest was in the middle of.
+    /// given for this memory, whatever the guest was in the middle of. The trap flag of that state is
+    /// not set again.
     ///
     /// # Errors
     ///

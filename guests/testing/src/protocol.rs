@@ -1,7 +1,7 @@
 //! Messages made by hand, as a guest that has been taken over would.
 
 use glowbox_guest::__private::FromGuest;
-use glowbox_guest::__private::raw::{leave, with_outgoing};
+use glowbox_guest::__private::raw::{CALL_PORT, leave, with_outgoing};
 use glowbox_guest::guest_function;
 
 /// Sends any header and returns the kind and status of the answer.
@@ -19,6 +19,24 @@ fn send_raw(
         FromGuest { kind, status, function, text_length, offset, length, reply_offset, amount: 0 };
     let answer = leave(&header);
     (answer.kind, answer.status)
+}
+
+/// Returns nothing from this call, nothing from the next one with the trap flag set, and nothing from the
+/// one after it.
+#[guest_function]
+fn return_with_the_trap_flag() {
+    leave(&FromGuest { kind: 2, ..FromGuest::default() });
+    // SAFETY: leaves as `leave` has done, with the same message.
+    unsafe {
+        core::arch::asm!(
+            "pushfq",
+            "or qword ptr [rsp], 0x100",
+            "popfq",
+            "out {port}, al",
+            port = const CALL_PORT,
+            in("al") 0u8,
+        );
+    }
 }
 
 /// Leaves these bytes where a message starts, and returns nothing; for `send_raw` afterwards.

@@ -7,7 +7,7 @@ use glowbox_core::layout::LENT;
 use crate::patterns::{
     INVERTED, Looks, Places, WAYS, alike, assert_clean, leaks, namesake, use_up,
 };
-use crate::support::{guest, isolated};
+use crate::support::{builder, guest, isolated};
 use crate::windows::{find_pattern, windows};
 use crate::written::refuse;
 
@@ -242,6 +242,24 @@ tests! {
     }
 
     /// Where registers are set by requests of their own.
+    fn a_snapshot_with_the_trap_flag_set_does_not_stop_before_its_registers_are_its_own() {
+        // The flag would trap where the last user's vector registers are still there.
+        let engine = engine();
+        let mut sandbox = builder().engine(&engine).build(guest("testing")).unwrap();
+        for _ in 0..2 {
+            sandbox.call::<_, ()>("return_with_the_trap_flag", ()).unwrap();
+        }
+        let snapshot = sandbox.snapshot().unwrap();
+        let goes_on = |sandbox: &mut Sandbox| {
+            sandbox.call::<_, ()>("return_with_the_trap_flag", ()).unwrap();
+            assert_eq!(sandbox.call::<_, u32>("add", (2u32, 3u32)).unwrap(), 5);
+        };
+        sandbox.reset().unwrap();
+        goes_on(&mut sandbox);
+        drop(sandbox);
+        goes_on(&mut snapshot.spawn().unwrap());
+    }
+
     fn without_shared_registers_nothing_is_left_either() {
         isolated("leaks::without_shared_registers_nothing_is_left_either", || {
             // KVM_CHECK_EXTENSION for KVM_CAP_SYNC_REGS says no.

@@ -41,6 +41,8 @@ const RFLAGS: u64 = 3 << 12 | 1 << 1;
 const USER_FLAGS: u64 =
     1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
 
+const TRAP_FLAG: u64 = 1 << 8;
+
 /// The memory slot that comes and goes to make KVM forget page tables, behind those of what is lent, and
 /// its guest-physical address, which no layout uses.
 const PASSING_SLOT: u32 = 100;
@@ -281,8 +283,10 @@ impl Machine for KvmMachine {
 
     fn start(&mut self, state: &CpuState) -> Result<(), MachineError> {
         self.settle()?;
-        // The resume page loads RAX and RDX, and jumps to RIP.
-        let registers = Registers { rip: RESUME.0, rax: 0, rdx: 0, ..state.registers };
+        // The resume page loads RAX and RDX, and jumps to RIP. With the trap flag it would stop on its way,
+        // where vector registers are the last guest's yet.
+        let rflags = state.registers.rflags & !TRAP_FLAG;
+        let registers = Registers { rip: RESUME.0, rax: 0, rdx: 0, rflags, ..state.registers };
         self.set_registers(&registers, SegmentBases { fs: state.fs_base, gs: state.gs_base })
     }
 

@@ -4,6 +4,7 @@
 
 mod support;
 
+use glowbox_linux::Streams;
 use glowbox_linux::files::{Input, Options, Output};
 use linux_raw_sys::errno::*;
 use support::{DATA, DATA_SIZE, Guest, Went, error, raw};
@@ -315,12 +316,12 @@ fn input_from_the_host_is_waited_for_as_such() {
     options.stdin(Input::stdin());
     let mut guest = Guest::with_files(&options);
     poll_entry(&mut guest, 0, 0, 1);
-    if guest.world.files.wait_for_input(std::time::Duration::ZERO) {
+    if guest.world.files.wait_for(Streams::INPUT, std::time::Duration::ZERO) {
         assert_eq!(guest.returns(raw::__NR_poll, &[ARRAY, 1, u64::MAX]), 1);
         eprintln!("standard input has something to read here, so nothing waits");
         return;
     }
-    let sleeps = Went::Sleeps { until: None, input: true };
+    let sleeps = Went::Sleeps { until: None, streams: Streams::INPUT };
     assert_eq!(guest.call(raw::__NR_poll, &[ARRAY, 1, u64::MAX]), sleeps);
 }
 

@@ -1,12 +1,15 @@
 //! What of the host's streams and files a process can reach. It belongs to the host: nothing of it
 //! gets into a snapshot.
 
+use std::io;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::host::HostDirectory;
 use super::input::Input;
-use super::output::Output;
-use crate::Errno;
+use super::output::{Output, Standard};
+use crate::{Errno, Streams};
 
 /// What of the host's files and streams a process can reach: by default, nothing. Copies reach the
 /// same.
@@ -35,10 +38,36 @@ impl Grants {
         self.error = output;
     }
 
-    /// Waits until there is input (or the end of it) for the guest, but no longer than `patience`.
-    /// Whether there is.
-    pub fn wait_for_input(&mut self, patience: Duration) -> bool {
-        self.input.is_ready(patience)
+    /// Waits until one of these streams is ready, but no longer than `patience`: until there is input
+    /// (or the end of it) for the guest, or an output takes something (or nothing ever again). Whether
+    /// one is.
+    pub fn wait_for(&mut self, streams: Streams, patience: Duration) -> bool {
+        self.is_ready(streams, patience)
+    }
+
+    /// Whether one of these streams is ready, after at most so long.
+    pub(super) fn is_ready(&self, streams: Streams, patience: Duration) -> bool {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let mut descriptors = Vec::with_capacity(3);
+        if streams.input {
+            match self.input.is_stdin() {
+                true => descriptors.push(PollFd::new(&stdin, PollFlags::IN)),
+                false => return true,
+            }
+        }
+        for (asked, output) in [(streams.output, &self.output), (streams.error, &self.error)] {
+            if !asked {
+                continue;
+            }
+            match output.standard() {
+                Some(Standard::Output) => descriptors.push(PollFd::new(&stdout, PollFlags::OUT)),
+                Some(Standard::Error) => descriptors.push(PollFd::new(&stderr, PollFlags::OUT)),
+                None => return true,
+            }
+        }
+        // A patience beyond the range of a `timespec` is for ever.
+        let patience = Timespec::try_from(patience).ok();
+        poll(&mut descriptors, patience.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
     /// The directory that the guest has at this path.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -71,7 +71,7 @@ impl Input {
             }
             Source::Stdin => {
                 let _reading = STDIN.lock().unwrap_or_else(PoisonError::into_inner);
-                if !stdin_ready(Duration::ZERO) {
+                if !is_ready(io::stdin(), PollFlags::IN) {
                     return Ok(None);
                 }
                 match rustix::io::read(io::stdin(), into) {
@@ -83,12 +83,9 @@ impl Input {
         }
     }
 
-    /// Whether a read would not wait, after at most so long.
-    pub(crate) fn is_ready(&self, patience: Duration) -> bool {
-        match self.0 {
-            Source::Stdin => stdin_ready(patience),
-            _ => true,
-        }
+    /// Whether it is the host process's standard input, which may have to be waited for.
+    pub(super) fn is_stdin(&self) -> bool {
+        matches!(self.0, Source::Stdin)
     }
 
     /// Bytes that can be read at once, as far as that is known.
@@ -104,12 +101,10 @@ impl Input {
     }
 }
 
-fn stdin_ready(patience: Duration) -> bool {
-    let stdin = io::stdin();
-    let mut descriptors = [PollFd::new(&stdin, PollFlags::IN)];
-    // A patience beyond the range of a `timespec` is for ever.
-    let patience = Timespec::try_from(patience).ok();
-    poll(&mut descriptors, patience.as_ref()).is_ok_and(|ready| ready > 0)
+/// Whether something can be read or written without waiting, or never will be.
+pub(super) fn is_ready(descriptor: impl AsFd, how: PollFlags) -> bool {
+    let mut descriptors = [PollFd::new(&descriptor, how)];
+    poll(&mut descriptors, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 impl fmt::Debug for Input {

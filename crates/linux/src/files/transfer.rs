@@ -10,8 +10,8 @@ use super::host::{HostStatus, status};
 use super::node::Device;
 use super::open::{HostFile, Object, Open, Stream};
 use super::{Around, Files};
-use crate::Errno;
 use crate::call::{Stop, Wait, WaitFor};
+use crate::{Errno, Streams};
 
 /// Largest offset in a file.
 const MOST: u64 = i64::MAX as u64;
@@ -141,7 +141,9 @@ impl Files {
         let (read, on) = match &mut self.get_mut(fd)?.object {
             // Nothing is to be waited for.
             Object::Stream(_) | Object::Pipe { .. } if into.is_empty() => (Some(0), WaitFor::Files),
-            Object::Stream(Stream::Input) => (around.grants.input.read(into)?, WaitFor::Input),
+            Object::Stream(Stream::Input) => {
+                (around.grants.input.read(into)?, WaitFor::Host(Streams::INPUT))
+            }
             Object::Event(event) => (event.read(into)?, WaitFor::Files),
             Object::Pipe { pipe, writes: false } => {
                 let pipe = *pipe;
@@ -203,9 +205,16 @@ impl Files {
         fd: i32,
         bytes: &[u8],
     ) -> Result<usize, Stop> {
+        let mut on = WaitFor::Files;
         let written = match &mut self.get_mut(fd)?.object {
-            Object::Stream(Stream::Output) => Some(around.grants.output.write(bytes)?),
-            Object::Stream(Stream::Error) => Some(around.grants.error.write(bytes)?),
+            Object::Stream(Stream::Output) => {
+                on = WaitFor::Host(Streams::OUTPUT);
+                around.grants.output.write(bytes)?
+            }
+            Object::Stream(Stream::Error) => {
+                on = WaitFor::Host(Streams::ERROR);
+                around.grants.error.write(bytes)?
+            }
             Object::Event(event) => event.write(bytes)?,
             Object::Pipe { pipe, writes: true } => {
                 let pipe = *pipe;
@@ -218,7 +227,7 @@ impl Files {
         open.uses = open.uses.wrapping_add(1);
         match written {
             Some(written) => Ok(written),
-            None => Err(wait(self.get(fd)?, WaitFor::Files)),
+            None => Err(wait(self.get(fd)?, on)),
         }
     }
 

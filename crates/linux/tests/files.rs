@@ -263,6 +263,55 @@ fn pipes_stay_within_what_may_be_buffered() {
     assert_eq!(guest.returns(raw::__NR_close, &[3]), 0);
 }
 
+#[test]
+fn descriptors_can_be_opened_by_a_path() {
+    use raw::{O_CREAT, O_DIRECTORY, O_EXCL, O_PATH, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+    let (output, kept) = Output::buffer(100);
+    let mut options = Options::new();
+    options.stdin(Input::bytes("input")).stderr(output).current_directory("/dev");
+    let mut guest = Guest::with_files(&options);
+    // As a shell does for `> /dev/stderr`.
+    let fd = opened(&mut guest, "/dev/stderr", O_WRONLY | O_CREAT | O_TRUNC);
+    assert_eq!((fd, write(&mut guest, fd, b"to it")), (3, 5));
+    let fd = opened(&mut guest, "/dev/fd/3", O_WRONLY);
+    assert_eq!((fd, write(&mut guest, fd, b", twice")), (4, 7));
+    assert_eq!(kept.take(), b"to it, twice");
+    let fd = opened(&mut guest, "stdin", O_RDONLY);
+    assert_eq!(read(&mut guest, fd, 3), b"inp");
+    assert_eq!(read(&mut guest, 0, 3), b"ut");
+    let (text, directory) = (path(&mut guest, PATH, "/dev/fd/4"), DATA + 0x3000);
+    let stat = |guest: &mut Guest, call, name: &str| {
+        let name = path(guest, PATH, name);
+        assert_eq!(guest.returns(call, &[name, directory]), 0);
+        (guest.word32(directory + 24), guest.word(directory + 8))
+    };
+    assert_eq!(guest.returns(raw::__NR_fstat, &[2, directory]), 0);
+    let error_itself = (guest.word32(directory + 24), guest.word(directory + 8));
+    assert_eq!(error_itself.0, 0o010_600);
+    assert_eq!(stat(&mut guest, raw::__NR_stat, "/dev/stderr"), error_itself);
+    assert_eq!(stat(&mut guest, raw::__NR_stat, "/dev/fd/4"), error_itself);
+    assert_eq!(stat(&mut guest, raw::__NR_lstat, "/dev/stderr").0, 0o020_666);
+    path(&mut guest, PATH, "/dev/fd/4");
+    assert_eq!(guest.returns(raw::__NR_access, &[text, 4]), 0);
+    for (name, flags, wrong) in [
+        ("/dev/stdin", O_WRONLY, EACCES),
+        ("/dev/stdout", O_RDWR, EACCES),
+        ("/dev/stdout", O_WRONLY | O_DIRECTORY, ENOTDIR),
+        ("/dev/fd/1", O_WRONLY | O_CREAT | O_EXCL, EEXIST),
+        ("/dev/fd/99", O_RDONLY, ENOENT),
+        ("/dev/fd/04", O_WRONLY, ENOENT),
+        ("/dev/fd/+4", O_WRONLY, ENOENT),
+        ("/dev/fd/", O_RDONLY, ENOENT),
+    ] {
+        assert_eq!(open(&mut guest, name, flags), error(wrong), "{name}");
+    }
+    // Only the name: nothing can be read.
+    let fd = opened(&mut guest, "/dev/stdin", O_PATH);
+    assert_eq!(guest.returns(raw::__NR_read, &[fd, BUFFER, 1]), error(EBADF));
+    assert_eq!(guest.returns(raw::__NR_close, &[0]), 0);
+    assert_eq!(open(&mut guest, "/dev/stdin", O_RDONLY), error(ENOENT));
+}
+
 fn poll_entry(guest: &mut Guest, index: u64, fd: i32, events: u16) {
     let mut bytes = fd.to_le_bytes().to_vec();
     bytes.extend(events.to_le_bytes());

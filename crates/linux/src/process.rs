@@ -141,6 +141,12 @@ impl Process {
         self.random = Random::new(seed);
     }
 
+    /// How far it has read its standard input, if that is bytes that were given. They may be replaced
+    /// by others, which it reads from their start: see [`Grants::set_stdin`](crate::files::Grants::set_stdin).
+    pub fn input_position(&self) -> u64 {
+        self.files.input_position()
+    }
+
     /// Threads that it has.
     pub fn threads(&self) -> usize {
         self.threads.count()

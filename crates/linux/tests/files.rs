@@ -264,6 +264,34 @@ fn pipes_stay_within_what_may_be_buffered() {
 }
 
 #[test]
+fn how_far_input_was_read_belongs_to_the_process() {
+    let mut options = Options::new();
+    options.stdin(Input::bytes("abcdef"));
+    let mut guest = Guest::with_files(&options);
+    assert_eq!(read(&mut guest, 0, 2), b"ab");
+    let snapshot = guest.process.clone();
+    assert_eq!(snapshot.input_position(), 2);
+    let saved = postcard::to_allocvec(&snapshot).unwrap();
+    assert_eq!(read(&mut guest, 0, 3), b"cde");
+    // After a reset, in another guest of the same input, and from a file.
+    guest.process = snapshot.clone();
+    assert_eq!(guest.returns(raw::__NR_ioctl, &[0, 0x541b, ARRAY]), 0);
+    assert_eq!((guest.word32(ARRAY), read(&mut guest, 0, 9)), (4, b"cdef".to_vec()));
+    assert_eq!(read(&mut Guest::with_files(&options), 0, 9), b"abcdef");
+    guest.process = postcard::from_bytes(&saved).unwrap();
+    assert_eq!(read(&mut guest, 0, 1), b"c");
+    // Another input is read from its start, also after a reset to before.
+    let before = Guest::with_files(&options).process;
+    guest.world.files.set_stdin(Input::bytes("xyz"), guest.process.input_position());
+    assert_eq!(read(&mut guest, 0, 2), b"xy");
+    guest.process = before;
+    assert_eq!(read(&mut guest, 0, 2), b"xy");
+    assert_eq!(read(&mut guest, 0, 2), b"z");
+    guest.world.files.set_stdin(Input::reader(&b"stream"[..]), 0);
+    assert_eq!(read(&mut guest, 0, 9), b"stream");
+}
+
+#[test]
 fn descriptors_can_be_opened_by_a_path() {
     use raw::{O_CREAT, O_DIRECTORY, O_EXCL, O_PATH, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
     let (output, kept) = Output::buffer(100);

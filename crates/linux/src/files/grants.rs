@@ -16,6 +16,8 @@ use crate::{Errno, Streams};
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
     pub(super) input: Input,
+    /// How far the guest had read when it was given this input.
+    input_from: u64,
     pub(super) output: Output,
     pub(super) error: Output,
     /// Directories, by the path at which the guest has them.
@@ -23,9 +25,32 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Sets what the guest reads from descriptor 0.
-    pub fn set_stdin(&mut self, input: Input) {
-        self.input = input;
+    /// Grants with an input that is read from its start, and no directories.
+    pub(super) fn new(input: Input, output: Output, error: Output) -> Grants {
+        Grants { input, input_from: 0, output, error, directories: Vec::new() }
+    }
+
+    /// Sets what a guest reads from descriptor 0 from now on, which has read so far before: see
+    /// [`Process::input_position`](crate::Process::input_position).
+    pub fn set_stdin(&mut self, input: Input, position: u64) {
+        (self.input, self.input_from) = (input, position);
+    }
+
+    /// Reads from descriptor 0, where the guest has read so far; `None` if that would have to wait.
+    pub(super) fn read_input(
+        &self,
+        position: &mut u64,
+        into: &mut [u8],
+    ) -> Result<Option<usize>, Errno> {
+        let mut at = position.saturating_sub(self.input_from);
+        let read = self.input.read(&mut at, into)?;
+        *position = self.input_from.saturating_add(at);
+        Ok(read)
+    }
+
+    /// Bytes that can be read at once from descriptor 0, where the guest has read so far.
+    pub(super) fn input_available(&self, position: u64) -> u64 {
+        self.input.available(position.saturating_sub(self.input_from))
     }
 
     /// Sets where what the guest writes to descriptor 1 goes.

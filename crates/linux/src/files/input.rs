@@ -9,8 +9,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Errno;
 
-/// What a guest reads from its standard input. Copies read from the same source: what one has read,
-/// another does not see.
+/// What a guest reads from its standard input.
+///
+/// How far a guest has read in [`Input::bytes`] is part of its state: a snapshot has it, a reset puts it
+/// back, and guests that are given the same bytes each read all of them. A reader and the process's own
+/// input are the host's: what one guest has read, no other sees, nor the same one after a reset.
 #[derive(Clone, Default)]
 pub struct Input(Source);
 
@@ -18,7 +21,7 @@ pub struct Input(Source);
 enum Source {
     #[default]
     Empty,
-    Bytes(Arc<Mutex<io::Cursor<Vec<u8>>>>),
+    Bytes(Arc<[u8]>),
     Reader(Arc<Mutex<dyn Read + Send>>),
     Stdin,
 }
@@ -32,12 +35,13 @@ impl Input {
         Input(Source::Empty)
     }
 
-    /// These bytes, and then the end of the file.
+    /// These bytes, and then the end of the file: for each guest that is given them, and again after a
+    /// reset to where it had not read them.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Input {
-        Input(Source::Bytes(Arc::new(Mutex::new(io::Cursor::new(bytes.into())))))
+        Input(Source::Bytes(bytes.into().into()))
     }
 
-    /// What a reader gives. A guest that reads blocks the host's thread for as long as the reader
+    /// What a reader gives, once: all guests that are given it share it. A guest that reads blocks the host's thread for as long as the reader
     /// does: neither a deadline nor an interrupt ends that.
     pub fn reader(reader: impl Read + Send + 'static) -> Input {
         Input(Source::Reader(Arc::new(Mutex::new(reader))))
@@ -49,13 +53,16 @@ impl Input {
         Input(Source::Stdin)
     }
 
-    /// Reads; `None` if that would have to wait.
-    pub(crate) fn read(&self, into: &mut [u8]) -> Result<Option<usize>, Errno> {
+    /// Reads; `None` if that would have to wait. Of bytes, those at a position, which goes on.
+    pub(super) fn read(&self, at: &mut u64, into: &mut [u8]) -> Result<Option<usize>, Errno> {
         match &self.0 {
             Source::Empty => Ok(Some(0)),
             Source::Bytes(bytes) => {
-                let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
-                bytes.read(into).map(Some).map_err(|error| Errno::of_io(&error))
+                let rest = rest(bytes, *at);
+                let read = rest.len().min(into.len());
+                into[..read].copy_from_slice(&rest[..read]);
+                *at = at.saturating_add(read as u64);
+                Ok(Some(read))
             }
             Source::Reader(reader) => {
                 // A reader that panicked is asked again: what then comes of it is its own affair.
@@ -88,17 +95,19 @@ impl Input {
         matches!(self.0, Source::Stdin)
     }
 
-    /// Bytes that can be read at once, as far as that is known.
-    pub(crate) fn available(&self) -> u64 {
+    /// Bytes that can be read at once, at a position, as far as that is known.
+    pub(super) fn available(&self, at: u64) -> u64 {
         match &self.0 {
-            Source::Bytes(bytes) => {
-                let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
-                (bytes.get_ref().len() as u64).saturating_sub(bytes.position())
-            }
+            Source::Bytes(bytes) => rest(bytes, at).len() as u64,
             Source::Stdin => rustix::io::ioctl_fionread(io::stdin()).unwrap_or(0),
             Source::Empty | Source::Reader(_) => 0,
         }
     }
+}
+
+/// What there is at a position and behind it.
+fn rest(bytes: &[u8], at: u64) -> &[u8] {
+    usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default()
 }
 
 /// Whether something can be read or written without waiting, or never will be.
@@ -124,16 +133,27 @@ mod tests {
 
     fn read(input: &Input, most: usize) -> Vec<u8> {
         let mut into = vec![0; most];
-        let read = input.read(&mut into).unwrap().unwrap();
+        let read = input.read(&mut 0, &mut into).unwrap().unwrap();
         into.truncate(read);
         into
     }
 
     #[test]
-    fn copies_share_one_source() {
+    fn bytes_are_read_at_a_position() {
         let input = Input::bytes("abcd");
+        let mut into = [0; 3];
+        for (mut at, read, then) in [(0, &b"abc"[..], 3), (3, b"d", 4), (4, b"", 4), (9, b"", 9)] {
+            assert_eq!(input.available(at), 4_u64.saturating_sub(at));
+            assert_eq!(input.read(&mut at, &mut into), Ok(Some(read.len())));
+            assert_eq!((&into[..read.len()], at), (read, then));
+        }
+        assert_eq!(input.read(&mut u64::MAX.clone(), &mut into), Ok(Some(0)));
+    }
+
+    #[test]
+    fn copies_of_a_reader_share_it() {
+        let input = Input::reader(io::Cursor::new("abcd"));
         let copy = input.clone();
-        assert_eq!(input.available(), 4);
         assert_eq!(read(&input, 3), b"abc");
         assert_eq!(read(&copy, 3), b"d");
         assert_eq!(read(&input, 3), b"");
@@ -162,7 +182,7 @@ mod tests {
         }
         let input = Input::reader(Panics(false));
         let copy = input.clone();
-        std::thread::spawn(move || copy.read(&mut [0])).join().unwrap_err();
+        std::thread::spawn(move || copy.read(&mut 0, &mut [0])).join().unwrap_err();
         assert_eq!(read(&input, 1), [0]);
     }
 }

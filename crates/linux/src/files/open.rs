@@ -26,7 +26,8 @@ pub(super) struct Open {
     pub(super) object: Object,
     /// How it was opened, and what was set since: `O_ACCMODE`, `O_APPEND`, `O_NONBLOCK`, `O_PATH`.
     pub(super) flags: u32,
-    /// Where it is read and written next; of a directory, the last entry that was listed.
+    /// Where it is read and written next; of a directory, the last entry that was listed; of standard
+    /// input, how far it was read.
     pub(super) offset: u64,
     /// Times that it was read or written: for edge-triggered epoll on streams.
     pub(super) uses: u64,

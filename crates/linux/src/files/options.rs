@@ -136,12 +136,7 @@ impl Options {
     ///
     /// If one can't be opened.
     pub fn grants(&self) -> Result<Grants, OptionsError> {
-        let mut grants = Grants {
-            input: self.input.clone(),
-            output: self.output.clone(),
-            error: self.error.clone(),
-            directories: Vec::new(),
-        };
+        let mut grants = Grants::new(self.input.clone(), self.output.clone(), self.error.clone());
         for (at, path) in &self.directories {
             let directory = HostDirectory::open(path)
                 .map_err(|source| OptionsError::Directory { path: path.clone(), source })?;

@@ -140,11 +140,12 @@ impl Files {
         fd: i32,
         into: &mut [u8],
     ) -> Result<usize, Stop> {
-        let (read, on) = match &mut self.get_mut(fd)?.object {
+        let open = self.get_mut(fd)?;
+        let (read, on) = match &mut open.object {
             // Nothing is to be waited for.
             Object::Stream(_) | Object::Pipe { .. } if into.is_empty() => (Some(0), WaitFor::Files),
             Object::Stream(Stream::Input) => {
-                (around.grants.input.read(into)?, WaitFor::Host(Streams::INPUT))
+                (around.grants.read_input(&mut open.offset, into)?, WaitFor::Host(Streams::INPUT))
             }
             Object::Event(event) => (event.read(into)?, WaitFor::Files),
             Object::Pipe { pipe, writes: false } => {

@@ -398,6 +398,16 @@ tests! {
         });
     }
 
+    fn a_panic_where_output_goes_ends_the_call_and_not_the_host() {
+        build_each(|builder, name| {
+            let output = Output::callback(|_| panic!("no room"));
+            let mut sandbox = builder.stdout(output).build(guest(name)).unwrap();
+            let ended = error(sandbox.call::<_, ()>("print_lines", ("printed", "")));
+            assert_eq!(ended.kind(), ErrorKind::HostPanic);
+            assert!(ended.to_string().contains("no room"), "{ended}");
+        });
+    }
+
     fn a_virtual_clock_goes_forward_and_sleeping_takes_no_time() {
         with_each(|sandbox| {
             assert!(sandbox.call::<_, bool>("is_monotonic", (100u32,)).unwrap());

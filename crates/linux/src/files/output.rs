@@ -57,8 +57,8 @@ impl Output {
     }
 
     /// To a function, in pieces as the guest writes them: no line comes whole for certain. The
-    /// function must not itself run a guest that writes to this output. If it panics, the panic goes
-    /// up through the call that ran the guest.
+    /// function must not itself run a guest that writes to this output. If it panics, the call that ran
+    /// the guest ends with Glowbox's `ErrorKind::HostPanic`, and the guest does not go on.
     pub fn callback(callback: impl FnMut(&[u8]) + Send + 'static) -> Output {
         Output::to(Sink::Callback(Arc::new(Mutex::new(callback))))
     }

@@ -199,6 +199,30 @@ fn the_timeout_is_status_124_whether_the_program_computes_or_waits() {
 }
 
 #[test]
+fn the_timeout_holds_while_nobody_reads_what_the_program_writes() {
+    if !has_kvm() {
+        return;
+    }
+    let start = Instant::now();
+    let mut child = Command::new(GLOWBOX)
+        .args(["run", "--timeout", "500ms", program("shelled"), "upper"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // More than a pipe holds.
+    child.stdin.take().unwrap().write_all(&[b'x'; 200_000]).unwrap();
+    let unread = child.stdout.take();
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_secs(10));
+        drop(unread);
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(124));
+    assert!(start.elapsed().as_secs() < 5, "it took {:?}", start.elapsed());
+}
+
+#[test]
 fn statistics_go_to_standard_error() {
     if !has_kvm() {
         return;

@@ -256,8 +256,9 @@ impl Builder {
         self
     }
 
-    /// What a Linux program reads from standard input; nothing by default. Sandboxes that are spawned
-    /// from a snapshot share it.
+    /// What a Linux program reads from standard input; nothing by default. Of
+    /// [`Input::bytes`](crate::Input::bytes), each sandbox that is spawned from a snapshot reads what the
+    /// snapshot had not; a reader, and the process's own input, they share.
     pub fn stdin(mut self, input: Input) -> Builder {
         self.requested.files.stdin(input);
         self

@@ -133,8 +133,13 @@ impl Capabilities {
         self.allow_jit
     }
 
-    /// The same with what is asked for in `other` instead, where something is; files stay.
-    pub(crate) fn replaced_by(&self, other: Replacements) -> Result<Capabilities, Error> {
+    /// The same with what is asked for in `other` instead, where something is; files stay. Another
+    /// standard input is read from its start by a process that has read so far in this one.
+    pub(crate) fn replaced_by(
+        &self,
+        other: Replacements,
+        input_position: u64,
+    ) -> Result<Capabilities, Error> {
         let mut replaced = self.clone();
         if let Some(arguments) = other.arguments {
             replaced.arguments = checked_arguments(arguments)?.into();
@@ -143,7 +148,7 @@ impl Capabilities {
             replaced.environment = checked_environment(&environment)?.into();
         }
         if let Some(input) = other.stdin {
-            replaced.grants.set_stdin(input);
+            replaced.grants.set_stdin(input, input_position);
         }
         replaced.stdout = other.stdout.or(replaced.stdout);
         replaced.stderr = other.stderr.or(replaced.stderr);

@@ -149,7 +149,8 @@ impl Sandbox {
     /// Memory and registers are as they were then, and nothing of what happened since can be read by
     /// the guest. Works on a spent sandbox, whatever spent it, and makes it usable again. It takes
     /// time in proportion to the pages that the guest has written. What is left alone is the host's: the
-    /// state of host functions, handles, statistics.
+    /// state of host functions, handles, statistics, and what was read from streams or written to them. Of
+    /// [`Input::bytes`](crate::Input::bytes) the guest reads again what it had not read then.
     ///
     /// The guest draws other random numbers than before, unless the sandbox was built to be
     /// [deterministic](Builder::deterministic).

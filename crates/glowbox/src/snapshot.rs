@@ -249,7 +249,7 @@ impl Spawner<'_> {
         self
     }
 
-    /// What a Linux program reads from standard input, instead of the snapshot's.
+    /// What a Linux program reads from standard input, from its start, instead of the snapshot's.
     pub fn stdin(mut self, input: Input) -> Self {
         self.replacements.stdin = Some(input);
         self
@@ -330,7 +330,9 @@ impl Spawner<'_> {
         let own = Own::new(Arc::new(Prototypes::new(prototypes)), self.log, self.deadline);
         self.snapshot.check_imports(&own)?;
         let capabilities = match &captured.linux {
-            Some((_, capabilities)) => Some(capabilities.replaced_by(self.replacements)?),
+            Some((process, capabilities)) => {
+                Some(capabilities.replaced_by(self.replacements, process.input_position())?)
+            }
             None => None,
         };
         Instance::spawn(captured, own, capabilities)

@@ -2,7 +2,7 @@
 
 use glowbox_core::registers::Registers;
 
-use crate::{Broken, Errno, Hardware, Process, World};
+use crate::{Broken, Errno, Hardware, Process, Streams, World};
 
 /// Longest path, with its terminating zero.
 pub const PATH_MAX: usize = 4096;
@@ -66,8 +66,8 @@ pub enum WaitFor {
     /// Something in the process's own pipes, event counters and the like. Another thread has to bring
     /// it about.
     Files,
-    /// As `Files`, or input from the host.
-    Input,
+    /// As `Files`, or until one of these streams of the host can be read or written.
+    Host(Streams),
 }
 
 /// A call that is made again after its thread waited.

@@ -43,17 +43,51 @@ impl Clock {
 const READING: u64 = 1_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// The clocks of one process.
+/// The clocks of one process. The host's monotonic clock means nothing in another process of the host,
+/// so where it stands is written to a file, and it goes on from there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(into = "Saved", try_from = "Saved")]
 pub struct Clocks {
     /// Nanoseconds since it started, on a virtual clock.
     elapsed: u64,
+    /// How far it is ahead of the host's monotonic clock, if it has ever gone by that.
+    ahead: Option<i64>,
+}
+
+/// Clocks as they are written to files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Saved {
+    elapsed: u64,
+    /// Where the monotonic clock stands, if it goes by the host's.
+    real: Option<u64>,
+}
+
+impl From<Clocks> for Saved {
+    fn from(clocks: Clocks) -> Saved {
+        let real = clocks.ahead.map(|_| clocks.real());
+        Saved { elapsed: clocks.elapsed, real }
+    }
+}
+
+impl TryFrom<Saved> for Clocks {
+    type Error = &'static str;
+
+    fn try_from(saved: Saved) -> Result<Clocks, &'static str> {
+        let ahead = match saved.real {
+            // Half of what fits, which is 146 years, so that the clock can go on and be saved again.
+            Some(real) if real > u64::MAX / 4 => return Err("no clock stands there"),
+            Some(real) => Some(real.cast_signed().saturating_sub_unsigned(real_monotonic())),
+            None => None,
+        };
+        // It may be loaded with another clock than it was saved with, which does not go back either.
+        Ok(Clocks { elapsed: saved.elapsed.max(saved.real.unwrap_or(0)), ahead })
+    }
 }
 
 impl Clocks {
     /// Clocks of a process that starts now.
     pub fn new() -> Clocks {
-        Clocks { elapsed: 0 }
+        Clocks { elapsed: 0, ahead: None }
     }
 
     /// Nanoseconds on the monotonic clock.
@@ -64,7 +98,10 @@ impl Clocks {
                 self.elapsed
             }
             Clock::Frozen(_) => self.elapsed,
-            Clock::Real => real_monotonic(),
+            Clock::Real => {
+                self.ahead = self.ahead.or_else(|| Some(self.start_ahead()));
+                self.real()
+            }
         }
     }
 
@@ -72,8 +109,17 @@ impl Clocks {
     pub fn peek(&self, clock: &Clock) -> u64 {
         match clock {
             Clock::Virtual | Clock::Frozen(_) => self.elapsed,
-            Clock::Real => real_monotonic(),
+            Clock::Real => self.real(),
         }
+    }
+
+    fn real(&self) -> u64 {
+        real_monotonic().saturating_add_signed(self.ahead.unwrap_or_else(|| self.start_ahead()))
+    }
+
+    /// How far ahead a clock is that goes by the host's for the first time.
+    fn start_ahead(&self) -> i64 {
+        i64::try_from(self.elapsed).unwrap_or(i64::MAX)
     }
 
     /// Nanoseconds since 1970.
@@ -102,7 +148,7 @@ impl Default for Clocks {
     }
 }
 
-/// Nanoseconds on a clock that all processes of the host share; never 0.
+/// Nanoseconds on a clock that all guests in this process of the host share; never 0.
 fn real_monotonic() -> u64 {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
@@ -288,5 +334,71 @@ pub(crate) fn interrupted(call: &mut Call<'_>, number: u32) -> Result<(), Stop> 
     match to {
         0 => Ok(()),
         to => call.write_words(to, &timespec(left)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(saved: &Saved) -> Result<Clocks, &'static str> {
+        Clocks::try_from(saved.clone())
+    }
+
+    #[test]
+    fn the_hosts_clock_goes_on_where_it_was_saved() {
+        let hour = 3600 * SECOND;
+        // As one that was saved in a process that had run for long, and one in a process that had not.
+        for real in [hour, 1] {
+            let saved = Saved { elapsed: 0, real: Some(real) };
+            let mut clocks = loaded(&saved).unwrap();
+            assert!((real..real + hour / 2).contains(&clocks.peek(&Clock::Real)));
+            let now = clocks.monotonic(&Clock::Real);
+            assert!((real..real + hour / 2).contains(&now), "{now}");
+            // A copy in the same process goes on too, and so does one that is saved again.
+            assert!(clocks.clone().monotonic(&Clock::Real) >= now);
+            let bytes = postcard::to_allocvec(&clocks).unwrap();
+            let mut again: Clocks = postcard::from_bytes(&bytes).unwrap();
+            let later = again.monotonic(&Clock::Real);
+            assert!((now..real + hour / 2).contains(&later), "{later}");
+        }
+    }
+
+    #[test]
+    fn other_clocks_are_saved_as_they_are() {
+        for clock in [Clock::Virtual, Clock::Frozen(UNIX_EPOCH)] {
+            let mut clocks = Clocks::new();
+            clocks.advance(Duration::from_secs(5));
+            clocks.monotonic(&clock);
+            let saved = Saved::from(clocks.clone());
+            assert_eq!(saved.real, None);
+            assert_eq!(loaded(&saved).unwrap().peek(&clock), clocks.peek(&clock));
+        }
+    }
+
+    #[test]
+    fn another_clock_does_not_go_back_either() {
+        let mut clocks = Clocks::new();
+        clocks.advance(Duration::from_secs(5000));
+        let mut clocks = loaded(&Saved::from(clocks)).unwrap();
+        let before = clocks.monotonic(&Clock::Real);
+        assert!(before >= 5000 * SECOND);
+        let mut clocks = loaded(&Saved::from(clocks)).unwrap();
+        assert!(clocks.monotonic(&Clock::Virtual) >= before);
+    }
+
+    #[test]
+    fn no_clock_from_a_file_overflows() {
+        for elapsed in [0, u64::MAX] {
+            for real in [0, 1, u64::MAX / 4, u64::MAX / 4 + 1, i64::MAX as u64, u64::MAX] {
+                let Ok(mut clocks) = loaded(&Saved { elapsed, real: Some(real) }) else {
+                    assert!(real > u64::MAX / 4);
+                    continue;
+                };
+                assert!(clocks.monotonic(&Clock::Real) >= real);
+                assert!(clocks.monotonic(&Clock::Virtual) >= elapsed);
+                clocks.realtime(&Clock::Virtual);
+            }
+        }
     }
 }

@@ -127,6 +127,13 @@ impl Files {
         files
     }
 
+    /// How far standard input was read, if that is bytes that were given.
+    pub(crate) fn input_position(&self) -> u64 {
+        let inputs =
+            self.open.values().filter(|open| matches!(open.object, Object::Stream(Stream::Input)));
+        inputs.map(|open| open.offset).max().unwrap_or(0)
+    }
+
     /// A number that was not used before.
     fn number(&mut self) -> u64 {
         self.next += 1;

@@ -18,7 +18,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::ops::Range;
+use std::ops::{BitOr, BitOrAssign, Range};
 
 use glowbox_core::fault::Exception;
 use glowbox_core::registers::{CpuState, ExtendedState, Registers};
@@ -125,8 +125,8 @@ pub enum Next {
         /// Until this instant of the world's [`Clock`] (nanoseconds of the monotonic clock), if any
         /// thread waits for one.
         until: Option<u64>,
-        /// Whether input would wake a thread.
-        input: bool,
+        /// The streams that would wake a thread when they are ready.
+        streams: Streams,
     },
     /// Every thread waits for something that can't happen.
     Deadlock,
@@ -146,6 +146,51 @@ pub enum Next {
     },
     /// The machine below can't go on.
     Broken(Broken),
+}
+
+/// Streams of the host's, to wait for: until standard input can be read, or an output written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Streams {
+    /// Standard input.
+    pub input: bool,
+    /// Standard output.
+    pub output: bool,
+    /// Standard error.
+    pub error: bool,
+}
+
+impl Streams {
+    /// None.
+    pub const NONE: Streams = Streams { input: false, output: false, error: false };
+    /// Standard input alone.
+    pub const INPUT: Streams = Streams { input: true, ..Streams::NONE };
+    /// Standard output alone.
+    pub const OUTPUT: Streams = Streams { output: true, ..Streams::NONE };
+    /// Standard error alone.
+    pub const ERROR: Streams = Streams { error: true, ..Streams::NONE };
+
+    /// Whether there is one.
+    pub fn any(self) -> bool {
+        self != Streams::NONE
+    }
+}
+
+impl BitOr for Streams {
+    type Output = Streams;
+
+    fn bitor(self, other: Streams) -> Streams {
+        Streams {
+            input: self.input || other.input,
+            output: self.output || other.output,
+            error: self.error || other.error,
+        }
+    }
+}
+
+impl BitOrAssign for Streams {
+    fn bitor_assign(&mut self, other: Streams) {
+        *self = *self | other;
+    }
 }
 
 /// What a process may keep the host's memory busy with, besides guest memory.

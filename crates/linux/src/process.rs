@@ -146,6 +146,12 @@ impl Process {
         self.random = Random::new(seed);
     }
 
+    /// How far it has read its standard input, if that is bytes that were given. They may be replaced
+    /// by others, which it reads from their start: see [`Grants::set_stdin`](crate::files::Grants::set_stdin).
+    pub fn input_position(&self) -> u64 {
+        self.files.input_position()
+    }
+
     /// Threads that it has.
     pub fn threads(&self) -> usize {
         self.threads.count()
@@ -303,7 +309,7 @@ impl Process {
 
     /// Lets the next thread go on that can.
     fn next(&mut self, hardware: &mut dyn Hardware, world: &mut World) -> Next {
-        // Whether input has been looked at since nobody could run.
+        // Whether the host's streams have been looked at since nobody could run.
         let mut looked = false;
         loop {
             self.look_at_clock(world);
@@ -314,15 +320,15 @@ impl Process {
                     None => continue,
                 }
             }
-            let input = self.threads.waits_for_input();
-            if input && !std::mem::replace(&mut looked, true) {
+            let streams = self.threads.waits_for_host();
+            if streams.any() && !std::mem::replace(&mut looked, true) {
                 self.threads.wake_files(true);
                 continue;
             }
             match (self.threads.earliest(), world.clock) {
-                (None, _) if !input => return Next::Deadlock,
+                (None, _) if !streams.any() => return Next::Deadlock,
                 (until @ None, _) | (until @ Some(_), Clock::Real) => {
-                    return Next::Sleep { until, input };
+                    return Next::Sleep { until, streams };
                 }
                 (Some(until), Clock::Virtual | Clock::Frozen(_)) => self.clock.jump(until),
             }

@@ -9,14 +9,15 @@
 //! waits: only another thread pushes it out. A program with one thread never has its state moved.
 
 use std::collections::VecDeque;
+use std::ops::BitOr;
 use std::sync::Arc;
 
 use glowbox_core::registers::Registers;
 use serde::{Deserialize, Serialize};
 
-use crate::Bases;
 use crate::call::{Wait, WaitFor};
 use crate::table::{Entry, entries};
+use crate::{Bases, Streams};
 
 pub(crate) mod futex;
 mod life;
@@ -205,13 +206,13 @@ impl Threads {
     }
 
     /// Whether another thread than the one on the vCPU could run, or wants a look at the clock or the
-    /// input while that one runs.
+    /// host's streams while that one runs.
     pub(crate) fn needs_ticks(&self) -> bool {
         let timed = |thread: &Thread| match thread.state {
             State::Running => false,
             State::Waiting(Waiting { wait, seen, .. }) => {
                 wait.until.is_some()
-                    || wait.on == WaitFor::Input
+                    || matches!(wait.on, WaitFor::Host(_))
                     || wait.on == WaitFor::Files && seen != self.happened
             }
         };
@@ -319,14 +320,14 @@ impl Threads {
     }
 
     /// Lets the waits for files have another look if something has happened since they began; those
-    /// for input also if `input` says so. Whether any has.
-    pub(crate) fn wake_files(&mut self, input: bool) -> bool {
+    /// for the host's streams also if `host` says so. Whether any has.
+    pub(crate) fn wake_files(&mut self, host: bool) -> bool {
         let happened = self.happened;
         let mut looking: Vec<(u64, u32)> = self
             .waits()
             .filter(|(_, waiting)| match waiting.wait.on {
                 WaitFor::Files => waiting.seen != happened,
-                WaitFor::Input => input || waiting.seen != happened,
+                WaitFor::Host(_) => host || waiting.seen != happened,
                 WaitFor::Time | WaitFor::Futex { .. } => false,
             })
             .map(|(id, waiting)| (waiting.turn, id))
@@ -344,9 +345,13 @@ impl Threads {
         waits.chain(self.alarm.map(|alarm| alarm.at)).min()
     }
 
-    /// Whether a thread waits for input.
-    pub(crate) fn waits_for_input(&self) -> bool {
-        self.waits().any(|(_, waiting)| waiting.wait.on == WaitFor::Input)
+    /// The host's streams that threads wait for.
+    pub(crate) fn waits_for_host(&self) -> Streams {
+        let streams = self.waits().map(|(_, waiting)| match waiting.wait.on {
+            WaitFor::Host(streams) => streams,
+            _ => Streams::NONE,
+        });
+        streams.fold(Streams::NONE, BitOr::bitor)
     }
 
     /// The waits that are not over, or only because of a signal.

@@ -4,6 +4,7 @@
 
 mod support;
 
+use glowbox_linux::Streams;
 use glowbox_linux::files::{Input, Options, Output};
 use linux_raw_sys::errno::*;
 use support::{DATA, DATA_SIZE, Guest, Went, error, raw};
@@ -262,6 +263,83 @@ fn pipes_stay_within_what_may_be_buffered() {
     assert_eq!(guest.returns(raw::__NR_close, &[3]), 0);
 }
 
+#[test]
+fn how_far_input_was_read_belongs_to_the_process() {
+    let mut options = Options::new();
+    options.stdin(Input::bytes("abcdef"));
+    let mut guest = Guest::with_files(&options);
+    assert_eq!(read(&mut guest, 0, 2), b"ab");
+    let snapshot = guest.process.clone();
+    assert_eq!(snapshot.input_position(), 2);
+    let saved = postcard::to_allocvec(&snapshot).unwrap();
+    assert_eq!(read(&mut guest, 0, 3), b"cde");
+    // After a reset, in another guest of the same input, and from a file.
+    guest.process = snapshot.clone();
+    assert_eq!(guest.returns(raw::__NR_ioctl, &[0, 0x541b, ARRAY]), 0);
+    assert_eq!((guest.word32(ARRAY), read(&mut guest, 0, 9)), (4, b"cdef".to_vec()));
+    assert_eq!(read(&mut Guest::with_files(&options), 0, 9), b"abcdef");
+    guest.process = postcard::from_bytes(&saved).unwrap();
+    assert_eq!(read(&mut guest, 0, 1), b"c");
+    // Another input is read from its start, also after a reset to before.
+    let before = Guest::with_files(&options).process;
+    guest.world.files.set_stdin(Input::bytes("xyz"), guest.process.input_position());
+    assert_eq!(read(&mut guest, 0, 2), b"xy");
+    guest.process = before;
+    assert_eq!(read(&mut guest, 0, 2), b"xy");
+    assert_eq!(read(&mut guest, 0, 2), b"z");
+    guest.world.files.set_stdin(Input::reader(&b"stream"[..]), 0);
+    assert_eq!(read(&mut guest, 0, 9), b"stream");
+}
+
+#[test]
+fn descriptors_can_be_opened_by_a_path() {
+    use raw::{O_CREAT, O_DIRECTORY, O_EXCL, O_PATH, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY};
+    let (output, kept) = Output::buffer(100);
+    let mut options = Options::new();
+    options.stdin(Input::bytes("input")).stderr(output).current_directory("/dev");
+    let mut guest = Guest::with_files(&options);
+    // As a shell does for `> /dev/stderr`.
+    let fd = opened(&mut guest, "/dev/stderr", O_WRONLY | O_CREAT | O_TRUNC);
+    assert_eq!((fd, write(&mut guest, fd, b"to it")), (3, 5));
+    let fd = opened(&mut guest, "/dev/fd/3", O_WRONLY);
+    assert_eq!((fd, write(&mut guest, fd, b", twice")), (4, 7));
+    assert_eq!(kept.take(), b"to it, twice");
+    let fd = opened(&mut guest, "stdin", O_RDONLY);
+    assert_eq!(read(&mut guest, fd, 3), b"inp");
+    assert_eq!(read(&mut guest, 0, 3), b"ut");
+    let (text, directory) = (path(&mut guest, PATH, "/dev/fd/4"), DATA + 0x3000);
+    let stat = |guest: &mut Guest, call, name: &str| {
+        let name = path(guest, PATH, name);
+        assert_eq!(guest.returns(call, &[name, directory]), 0);
+        (guest.word32(directory + 24), guest.word(directory + 8))
+    };
+    assert_eq!(guest.returns(raw::__NR_fstat, &[2, directory]), 0);
+    let error_itself = (guest.word32(directory + 24), guest.word(directory + 8));
+    assert_eq!(error_itself.0, 0o010_600);
+    assert_eq!(stat(&mut guest, raw::__NR_stat, "/dev/stderr"), error_itself);
+    assert_eq!(stat(&mut guest, raw::__NR_stat, "/dev/fd/4"), error_itself);
+    assert_eq!(stat(&mut guest, raw::__NR_lstat, "/dev/stderr").0, 0o020_666);
+    path(&mut guest, PATH, "/dev/fd/4");
+    assert_eq!(guest.returns(raw::__NR_access, &[text, 4]), 0);
+    for (name, flags, wrong) in [
+        ("/dev/stdin", O_WRONLY, EACCES),
+        ("/dev/stdout", O_RDWR, EACCES),
+        ("/dev/stdout", O_WRONLY | O_DIRECTORY, ENOTDIR),
+        ("/dev/fd/1", O_WRONLY | O_CREAT | O_EXCL, EEXIST),
+        ("/dev/fd/99", O_RDONLY, ENOENT),
+        ("/dev/fd/04", O_WRONLY, ENOENT),
+        ("/dev/fd/+4", O_WRONLY, ENOENT),
+        ("/dev/fd/", O_RDONLY, ENOENT),
+    ] {
+        assert_eq!(open(&mut guest, name, flags), error(wrong), "{name}");
+    }
+    // Only the name: nothing can be read.
+    let fd = opened(&mut guest, "/dev/stdin", O_PATH);
+    assert_eq!(guest.returns(raw::__NR_read, &[fd, BUFFER, 1]), error(EBADF));
+    assert_eq!(guest.returns(raw::__NR_close, &[0]), 0);
+    assert_eq!(open(&mut guest, "/dev/stdin", O_RDONLY), error(ENOENT));
+}
+
 fn poll_entry(guest: &mut Guest, index: u64, fd: i32, events: u16) {
     let mut bytes = fd.to_le_bytes().to_vec();
     bytes.extend(events.to_le_bytes());
@@ -315,12 +393,12 @@ fn input_from_the_host_is_waited_for_as_such() {
     options.stdin(Input::stdin());
     let mut guest = Guest::with_files(&options);
     poll_entry(&mut guest, 0, 0, 1);
-    if guest.world.files.wait_for_input(std::time::Duration::ZERO) {
+    if guest.world.files.wait_for(Streams::INPUT, std::time::Duration::ZERO) {
         assert_eq!(guest.returns(raw::__NR_poll, &[ARRAY, 1, u64::MAX]), 1);
         eprintln!("standard input has something to read here, so nothing waits");
         return;
     }
-    let sleeps = Went::Sleeps { until: None, input: true };
+    let sleeps = Went::Sleeps { until: None, streams: Streams::INPUT };
     assert_eq!(guest.call(raw::__NR_poll, &[ARRAY, 1, u64::MAX]), sleeps);
 }
 

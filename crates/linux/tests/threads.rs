@@ -2,7 +2,7 @@
 
 mod support;
 
-use glowbox_linux::{Clock, Event, Limits};
+use glowbox_linux::{Clock, Event, Limits, Streams};
 use linux_raw_sys::errno::{EAGAIN, EINVAL, ENOSYS, EPERM, ESRCH, ETIMEDOUT};
 use support::{DATA, Guest, Went, error, extended, raw};
 
@@ -235,13 +235,16 @@ fn a_thread_that_spins_does_not_starve_a_sleeper() {
 fn on_the_real_clock_the_host_sleeps() {
     let mut guest = Guest::new().clock(Clock::Real);
     guest.put_words(TIME, &[0, 2_000_000]);
-    let Went::Sleeps { until: Some(until), input: false } =
+    let Went::Sleeps { until: Some(until), streams: Streams::NONE } =
         guest.call(raw::__NR_nanosleep, &[TIME, 0])
     else {
         panic!("it does not sleep")
     };
     // Woken too early.
-    assert_eq!(guest.event(Event::Woken), Went::Sleeps { until: Some(until), input: false });
+    assert_eq!(
+        guest.event(Event::Woken),
+        Went::Sleeps { until: Some(until), streams: Streams::NONE }
+    );
     std::thread::sleep(std::time::Duration::from_millis(3));
     assert_eq!(guest.event(Event::Woken), Went::On);
     assert_eq!((guest.result(), guest.hardware.asked), (0, 0));

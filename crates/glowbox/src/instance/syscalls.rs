@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use glowbox_core::mail::GuestMail;
 use glowbox_core::registers::Registers;
-use glowbox_linux::{Event, Next};
+use glowbox_linux::{Event, Next, Streams};
 use glowbox_machine::interrupt::NO_DEADLINE;
 use glowbox_machine::{Exit, SegmentBases, supervisor};
 
@@ -56,8 +56,8 @@ impl Instance {
                     self.lease.start(&state).map_err(Error::of_machine)?;
                     break;
                 }
-                Next::Sleep { until, input } => {
-                    self.sleep(until, input)?;
+                Next::Sleep { until, streams } => {
+                    self.sleep(until, streams)?;
                     event = Event::Woken;
                 }
                 other => return Err(self.ended(other)),
@@ -81,7 +81,7 @@ impl Instance {
     }
 
     /// Waits with the guest.
-    fn sleep(&mut self, until: Option<u64>, input: bool) -> Result<(), Error> {
+    fn sleep(&mut self, until: Option<u64>, streams: Streams) -> Result<(), Error> {
         let start = Instant::now();
         let allowed = until.map(|until| {
             let now = self.linux.as_mut().map_or(0, |linux| linux.now());
@@ -100,8 +100,8 @@ impl Instance {
                 return Ok(());
             }
             match &mut self.linux {
-                Some(linux) if input => {
-                    if linux.world().files.wait_for_input(patience) {
+                Some(linux) if streams.any() => {
+                    if linux.world().files.wait_for(streams, patience) {
                         return Ok(());
                     }
                 }

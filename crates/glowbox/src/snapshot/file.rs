@@ -242,7 +242,9 @@ impl Loader {
     }
 
     /// What Linux programs read from standard input. Streams and the host's directories are not part of
-    /// the file; what it has of a file tree in memory, it has. See
+    /// the file; what it has of a file tree in memory, it has. How far a program had read in
+    /// [`Input::bytes`](crate::Input::bytes) is part of it too, and it goes on there in what is given here;
+    /// what is given to a [`Spawner`](crate::Spawner) is read from its start. See
     /// [`Builder::stdin`](crate::Builder::stdin).
     pub fn stdin(mut self, input: Input) -> Loader {
         self.requested.files.stdin(input);

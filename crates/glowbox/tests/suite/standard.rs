@@ -424,6 +424,41 @@ tests! {
         });
     }
 
+    fn what_was_read_of_given_input_is_there_again_after_a_reset_and_in_copies() {
+        build_each(|builder, name| {
+            let input = Input::bytes("first\nsecond\n");
+            let mut sandbox = builder.stdin(input).build(guest(name)).unwrap();
+            let line = |sandbox: &mut Sandbox| sandbox.call::<_, String>("read_line", ()).unwrap();
+            let before = sandbox.snapshot().unwrap();
+            assert_eq!(line(&mut sandbox), "first\n");
+            let after = sandbox.snapshot().unwrap();
+            assert_eq!(line(&mut sandbox), "second\n");
+            sandbox.reset().unwrap();
+            assert_eq!(line(&mut sandbox), "second\n");
+            for _ in 0..2 {
+                let mut copy = before.spawn().unwrap();
+                assert_eq!(line(&mut copy), "first\n");
+                copy.reset().unwrap();
+                assert_eq!(line(&mut copy), "first\n");
+                assert_eq!(line(&mut after.spawn().unwrap()), "second\n");
+            }
+            let mut other = before.spawner().stdin(Input::bytes("other\n")).spawn().unwrap();
+            assert_eq!(line(&mut other), "other\n");
+            other.reset().unwrap();
+            assert_eq!(line(&mut other), "other\n");
+        });
+    }
+
+    fn a_panic_where_output_goes_ends_the_call_and_not_the_host() {
+        build_each(|builder, name| {
+            let output = Output::callback(|_| panic!("no room"));
+            let mut sandbox = builder.stdout(output).build(guest(name)).unwrap();
+            let ended = error(sandbox.call::<_, ()>("print_lines", ("printed", "")));
+            assert_eq!(ended.kind(), ErrorKind::HostPanic);
+            assert!(ended.to_string().contains("no room"), "{ended}");
+        });
+    }
+
     fn a_virtual_clock_goes_forward_and_sleeping_takes_no_time() {
         with_each(|sandbox| {
             assert!(sandbox.call::<_, bool>("is_monotonic", (100u32,)).unwrap());

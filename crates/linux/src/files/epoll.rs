@@ -1,13 +1,14 @@
 //! Readiness: what `poll`, `select` and epoll ask for; and epoll's sets.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use linux_raw_sys::general as raw;
 use serde::{Deserialize, Serialize};
 
 use super::open::{Object, Stream};
 use super::{Around, Files};
-use crate::Errno;
+use crate::{Errno, Streams};
 
 pub(super) const IN: u32 = raw::POLLIN;
 pub(super) const OUT: u32 = raw::POLLOUT;
@@ -26,8 +27,17 @@ pub(super) struct Ready {
     pub(super) events: u32,
     /// Changes whenever something has happened that an edge-triggered waiter has to hear of.
     pub(super) activity: u64,
-    /// Whether input from the host may change it.
-    pub(super) input: bool,
+    /// Streams of the host's that may make it ready to be read, and to be written.
+    reads: Streams,
+    writes: Streams,
+}
+
+impl Ready {
+    /// Streams of the host's that may bring about one of these events.
+    pub(super) fn streams(&self, events: u32) -> Streams {
+        let of = |streams, those| if events & those != 0 { streams } else { Streams::NONE };
+        of(self.reads, IN | IN_TOO) | of(self.writes, OUT | OUT_TOO)
+    }
 }
 
 /// What is watched: a descriptor, and the open file that it stood for then. It may come to stand for
@@ -76,45 +86,55 @@ impl Files {
     fn ready_open(&self, around: &Around<'_>, number: u64) -> Result<Ready, Errno> {
         let open = self.open.get(&number).ok_or(Errno::EBADF)?;
         let both = IN | IN_TOO | OUT | OUT_TOO;
-        let (events, activity, input) = match &open.object {
+        let (mut reads, mut writes) = (Streams::NONE, Streams::NONE);
+        let (events, activity) = match &open.object {
             _ if open.is_path() => return Err(Errno::EBADF),
             Object::Stream(Stream::Input) => {
-                let ready = around.grants.input.is_ready(std::time::Duration::ZERO);
-                (if ready { IN | IN_TOO } else { 0 }, open.uses, true)
+                reads = Streams::INPUT;
+                let ready = around.grants.is_ready(reads, Duration::ZERO);
+                (if ready { IN | IN_TOO } else { 0 }, open.uses)
             }
-            Object::Stream(_) => (OUT | OUT_TOO, open.uses, false),
-            Object::Memory(_) | Object::Host(_) => (both, 0, false),
+            Object::Stream(stream) => {
+                writes = match stream {
+                    Stream::Error => Streams::ERROR,
+                    _ => Streams::OUTPUT,
+                };
+                let ready = around.grants.is_ready(writes, Duration::ZERO);
+                (if ready { OUT | OUT_TOO } else { 0 }, open.uses)
+            }
+            Object::Memory(_) | Object::Host(_) => (both, 0),
             Object::Pipe { pipe, writes } => {
                 let pipe = self.pipe(*pipe)?;
                 match writes {
                     true => {
                         let room = if pipe.is_writable() { OUT | OUT_TOO } else { 0 };
-                        (room | if pipe.reader { 0 } else { ERR }, pipe.reads, false)
+                        (room | if pipe.reader { 0 } else { ERR }, pipe.reads)
                     }
                     false => {
                         let there = if pipe.bytes.is_empty() { 0 } else { IN | IN_TOO };
-                        (there | if pipe.writer { 0 } else { HUP }, pipe.writes, false)
+                        (there | if pipe.writer { 0 } else { HUP }, pipe.writes)
                     }
                 }
             }
             Object::Event(event) => {
                 let there = if event.count > 0 { IN | IN_TOO } else { 0 };
                 let room = if event.count < u64::MAX - 1 { OUT | OUT_TOO } else { 0 };
-                (there | room, event.uses, false)
+                (there | room, event.uses)
             }
             Object::Epoll(set) => {
-                let (found, input) = self.scan(around, set, 1);
-                (if found.is_empty() { 0 } else { IN | IN_TOO }, 0, input)
+                let (found, streams) = self.scan(around, set, 1);
+                reads = streams;
+                (if found.is_empty() { 0 } else { IN | IN_TOO }, 0)
             }
         };
-        Ok(Ready { events, activity, input })
+        Ok(Ready { events, activity, reads, writes })
     }
 
-    /// What of a set is to be reported: the items, the events, and the activity. And whether input from
-    /// the host may add something.
-    fn scan(&self, around: &Around<'_>, set: &Set, most: usize) -> (Vec<(Key, u32, u64)>, bool) {
+    /// What of a set is to be reported: the items, the events, and the activity. And the host's streams
+    /// that may add something.
+    fn scan(&self, around: &Around<'_>, set: &Set, most: usize) -> (Vec<(Key, u32, u64)>, Streams) {
         let mut found = Vec::new();
-        let mut input = false;
+        let mut streams = Streams::NONE;
         // In turns, so that what is always ready does not keep the others out.
         let items = set.items.range(set.next..).chain(set.items.range(..set.next));
         for (key, item) in items {
@@ -128,7 +148,7 @@ impl Files {
             if watched == 0 {
                 continue;
             }
-            input |= ready.input && watched & IN != 0;
+            streams |= ready.streams(watched);
             let events = ready.events & watched;
             let edge = item.events & raw::EPOLLET != 0;
             if events == 0 || (edge && item.reported == Some((ready.activity, events))) {
@@ -136,19 +156,19 @@ impl Files {
             }
             found.push((*key, events, ready.activity));
         }
-        (found, input)
+        (found, streams)
     }
 
-    /// What a set has to report, at most so many: events and data. And whether input from the host may
-    /// add something.
+    /// What a set has to report, at most so many: events and data. And the host's streams that
+    /// may add something.
     pub(super) fn epoll_wait(
         &mut self,
         around: &Around<'_>,
         fd: i32,
         most: usize,
-    ) -> Result<(Vec<(u32, u64)>, bool), Errno> {
+    ) -> Result<(Vec<(u32, u64)>, Streams), Errno> {
         let Object::Epoll(set) = &self.get(fd)?.object else { return Err(Errno::EINVAL) };
-        let (found, input) = self.scan(around, set, most);
+        let (found, streams) = self.scan(around, set, most);
         let Object::Epoll(set) = &mut self.get_mut(fd)?.object else { return Err(Errno::EINVAL) };
         let mut reported = Vec::new();
         for (key, events, activity) in found {
@@ -160,7 +180,7 @@ impl Files {
             reported.push((events, item.data));
             set.next = (key.0, key.1 + 1);
         }
-        Ok((reported, input))
+        Ok((reported, streams))
     }
 
     /// Changes a set.

@@ -1,18 +1,23 @@
 //! What of the host's streams and files a process can reach. It belongs to the host: nothing of it
 //! gets into a snapshot.
 
+use std::io;
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::host::HostDirectory;
 use super::input::Input;
-use super::output::Output;
-use crate::Errno;
+use super::output::{Output, Standard};
+use crate::{Errno, Streams};
 
 /// What of the host's files and streams a process can reach: by default, nothing. Copies reach the
 /// same.
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
     pub(super) input: Input,
+    /// How far the guest had read when it was given this input.
+    input_from: u64,
     pub(super) output: Output,
     pub(super) error: Output,
     /// Directories, by the path at which the guest has them.
@@ -20,9 +25,32 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// Sets what the guest reads from descriptor 0.
-    pub fn set_stdin(&mut self, input: Input) {
-        self.input = input;
+    /// Grants with an input that is read from its start, and no directories.
+    pub(super) fn new(input: Input, output: Output, error: Output) -> Grants {
+        Grants { input, input_from: 0, output, error, directories: Vec::new() }
+    }
+
+    /// Sets what a guest reads from descriptor 0 from now on, which has read so far before: see
+    /// [`Process::input_position`](crate::Process::input_position).
+    pub fn set_stdin(&mut self, input: Input, position: u64) {
+        (self.input, self.input_from) = (input, position);
+    }
+
+    /// Reads from descriptor 0, where the guest has read so far; `None` if that would have to wait.
+    pub(super) fn read_input(
+        &self,
+        position: &mut u64,
+        into: &mut [u8],
+    ) -> Result<Option<usize>, Errno> {
+        let mut at = position.saturating_sub(self.input_from);
+        let read = self.input.read(&mut at, into)?;
+        *position = self.input_from.saturating_add(at);
+        Ok(read)
+    }
+
+    /// Bytes that can be read at once from descriptor 0, where the guest has read so far.
+    pub(super) fn input_available(&self, position: u64) -> u64 {
+        self.input.available(position.saturating_sub(self.input_from))
     }
 
     /// Sets where what the guest writes to descriptor 1 goes.
@@ -35,10 +63,36 @@ impl Grants {
         self.error = output;
     }
 
-    /// Waits until there is input (or the end of it) for the guest, but no longer than `patience`.
-    /// Whether there is.
-    pub fn wait_for_input(&mut self, patience: Duration) -> bool {
-        self.input.is_ready(patience)
+    /// Waits until one of these streams is ready, but no longer than `patience`: until there is input
+    /// (or the end of it) for the guest, or an output takes something (or nothing ever again). Whether
+    /// one is.
+    pub fn wait_for(&mut self, streams: Streams, patience: Duration) -> bool {
+        self.is_ready(streams, patience)
+    }
+
+    /// Whether one of these streams is ready, after at most so long.
+    pub(super) fn is_ready(&self, streams: Streams, patience: Duration) -> bool {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let mut descriptors = Vec::with_capacity(3);
+        if streams.input {
+            match self.input.is_stdin() {
+                true => descriptors.push(PollFd::new(&stdin, PollFlags::IN)),
+                false => return true,
+            }
+        }
+        for (asked, output) in [(streams.output, &self.output), (streams.error, &self.error)] {
+            if !asked {
+                continue;
+            }
+            match output.standard() {
+                Some(Standard::Output) => descriptors.push(PollFd::new(&stdout, PollFlags::OUT)),
+                Some(Standard::Error) => descriptors.push(PollFd::new(&stderr, PollFlags::OUT)),
+                None => return true,
+            }
+        }
+        // A patience beyond the range of a `timespec` is for ever.
+        let patience = Timespec::try_from(patience).ok();
+        poll(&mut descriptors, patience.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
     /// Paths at which there are directories of the host.

@@ -26,6 +26,8 @@ use crate::Errno;
 const MOST_ENTRIES: usize = 1 << 16;
 /// Longest target of a symbolic link.
 const LINK_MAX: usize = 4095;
+/// How often something is opened that is to be tried again.
+const ATTEMPTS: u32 = 8;
 
 /// A directory of the host.
 #[derive(Debug, Clone)]
@@ -110,13 +112,11 @@ impl HostDirectory {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        loop {
-            return match fs::openat2(&self.0, path, flags, Mode::empty(), resolve) {
-                Err(HostErrno::INTR | HostErrno::AGAIN) => continue,
-                // A kernel before 5.6, or a filter that does not know the call.
-                Err(HostErrno::NOSYS | HostErrno::PERM) => self.walk(path, flags),
-                opened => opened,
-            };
+        let open = || fs::openat2(&self.0, path, flags, Mode::empty(), resolve);
+        match patiently(open) {
+            // A kernel before 5.6, or a filter that does not know the call.
+            Err(HostErrno::NOSYS | HostErrno::PERM) => self.walk(path, flags),
+            opened => opened,
         }
     }
 
@@ -132,6 +132,19 @@ impl HostDirectory {
         }
         let from = directory.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
         fs::openat(from, last, flags, Mode::empty())
+    }
+}
+
+/// Tries to open something until that is neither interrupted nor to be tried again. It is tried again
+/// only so often: while another process holds a lease on the file, it would be for ever.
+fn patiently<T>(mut open: impl FnMut() -> Result<T, HostErrno>) -> Result<T, HostErrno> {
+    let mut left = ATTEMPTS;
+    loop {
+        match open() {
+            Err(HostErrno::INTR) => {}
+            Err(HostErrno::AGAIN) if left > 1 => left -= 1,
+            opened => return opened,
+        }
     }
 }
 
@@ -213,5 +226,19 @@ mod tests {
             assert_eq!(directory.status(path.as_bytes()), Err(Errno::EACCES), "{path}");
             assert!(!is_plain(path.as_bytes()), "{path}");
         }
+    }
+    #[test]
+    fn what_is_to_be_tried_again_for_ever_is_not() {
+        let after = |times: u32, error| {
+            let mut tries = 0;
+            patiently(move || {
+                tries += 1;
+                if tries > times { Ok(()) } else { Err(error) }
+            })
+        };
+        assert_eq!(after(100, HostErrno::INTR), Ok(()));
+        assert_eq!(after(2, HostErrno::AGAIN), Ok(()));
+        // As long as another process has a lease on the file.
+        assert_eq!(after(1_000_000, HostErrno::AGAIN), Err(HostErrno::AGAIN));
     }
 }

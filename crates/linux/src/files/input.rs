@@ -2,15 +2,18 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Errno;
 
-/// What a guest reads from its standard input. Copies read from the same source: what one has read,
-/// another does not see.
+/// What a guest reads from its standard input.
+///
+/// How far a guest has read in [`Input::bytes`] is part of its state: a snapshot has it, a reset puts it
+/// back, and guests that are given the same bytes each read all of them. A reader and the process's own
+/// input are the host's: what one guest has read, no other sees, nor the same one after a reset.
 #[derive(Clone, Default)]
 pub struct Input(Source);
 
@@ -18,7 +21,7 @@ pub struct Input(Source);
 enum Source {
     #[default]
     Empty,
-    Bytes(Arc<Mutex<io::Cursor<Vec<u8>>>>),
+    Bytes(Arc<[u8]>),
     Reader(Arc<Mutex<dyn Read + Send>>),
     Stdin,
 }
@@ -32,12 +35,13 @@ impl Input {
         Input(Source::Empty)
     }
 
-    /// These bytes, and then the end of the file.
+    /// These bytes, and then the end of the file: for each guest that is given them, and again after a
+    /// reset to where it had not read them.
     pub fn bytes(bytes: impl Into<Vec<u8>>) -> Input {
-        Input(Source::Bytes(Arc::new(Mutex::new(io::Cursor::new(bytes.into())))))
+        Input(Source::Bytes(bytes.into().into()))
     }
 
-    /// What a reader gives. A guest that reads blocks the host's thread for as long as the reader
+    /// What a reader gives, once: all guests that are given it share it. A guest that reads blocks the host's thread for as long as the reader
     /// does: neither a deadline nor an interrupt ends that.
     pub fn reader(reader: impl Read + Send + 'static) -> Input {
         Input(Source::Reader(Arc::new(Mutex::new(reader))))
@@ -49,13 +53,16 @@ impl Input {
         Input(Source::Stdin)
     }
 
-    /// Reads; `None` if that would have to wait.
-    pub(crate) fn read(&self, into: &mut [u8]) -> Result<Option<usize>, Errno> {
+    /// Reads; `None` if that would have to wait. Of bytes, those at a position, which goes on.
+    pub(super) fn read(&self, at: &mut u64, into: &mut [u8]) -> Result<Option<usize>, Errno> {
         match &self.0 {
             Source::Empty => Ok(Some(0)),
             Source::Bytes(bytes) => {
-                let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
-                bytes.read(into).map(Some).map_err(|error| Errno::of_io(&error))
+                let rest = rest(bytes, *at);
+                let read = rest.len().min(into.len());
+                into[..read].copy_from_slice(&rest[..read]);
+                *at = at.saturating_add(read as u64);
+                Ok(Some(read))
             }
             Source::Reader(reader) => {
                 // A reader that panicked is asked again: what then comes of it is its own affair.
@@ -71,7 +78,7 @@ impl Input {
             }
             Source::Stdin => {
                 let _reading = STDIN.lock().unwrap_or_else(PoisonError::into_inner);
-                if !stdin_ready(Duration::ZERO) {
+                if !is_ready(io::stdin(), PollFlags::IN) {
                     return Ok(None);
                 }
                 match rustix::io::read(io::stdin(), into) {
@@ -83,33 +90,30 @@ impl Input {
         }
     }
 
-    /// Whether a read would not wait, after at most so long.
-    pub(crate) fn is_ready(&self, patience: Duration) -> bool {
-        match self.0 {
-            Source::Stdin => stdin_ready(patience),
-            _ => true,
-        }
+    /// Whether it is the host process's standard input, which may have to be waited for.
+    pub(super) fn is_stdin(&self) -> bool {
+        matches!(self.0, Source::Stdin)
     }
 
-    /// Bytes that can be read at once, as far as that is known.
-    pub(crate) fn available(&self) -> u64 {
+    /// Bytes that can be read at once, at a position, as far as that is known.
+    pub(super) fn available(&self, at: u64) -> u64 {
         match &self.0 {
-            Source::Bytes(bytes) => {
-                let bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
-                (bytes.get_ref().len() as u64).saturating_sub(bytes.position())
-            }
+            Source::Bytes(bytes) => rest(bytes, at).len() as u64,
             Source::Stdin => rustix::io::ioctl_fionread(io::stdin()).unwrap_or(0),
             Source::Empty | Source::Reader(_) => 0,
         }
     }
 }
 
-fn stdin_ready(patience: Duration) -> bool {
-    let stdin = io::stdin();
-    let mut descriptors = [PollFd::new(&stdin, PollFlags::IN)];
-    // A patience beyond the range of a `timespec` is for ever.
-    let patience = Timespec::try_from(patience).ok();
-    poll(&mut descriptors, patience.as_ref()).is_ok_and(|ready| ready > 0)
+/// What there is at a position and behind it.
+fn rest(bytes: &[u8], at: u64) -> &[u8] {
+    usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default()
+}
+
+/// Whether something can be read or written without waiting, or never will be.
+pub(super) fn is_ready(descriptor: impl AsFd, how: PollFlags) -> bool {
+    let mut descriptors = [PollFd::new(&descriptor, how)];
+    poll(&mut descriptors, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 impl fmt::Debug for Input {
@@ -129,16 +133,27 @@ mod tests {
 
     fn read(input: &Input, most: usize) -> Vec<u8> {
         let mut into = vec![0; most];
-        let read = input.read(&mut into).unwrap().unwrap();
+        let read = input.read(&mut 0, &mut into).unwrap().unwrap();
         into.truncate(read);
         into
     }
 
     #[test]
-    fn copies_share_one_source() {
+    fn bytes_are_read_at_a_position() {
         let input = Input::bytes("abcd");
+        let mut into = [0; 3];
+        for (mut at, read, then) in [(0, &b"abc"[..], 3), (3, b"d", 4), (4, b"", 4), (9, b"", 9)] {
+            assert_eq!(input.available(at), 4_u64.saturating_sub(at));
+            assert_eq!(input.read(&mut at, &mut into), Ok(Some(read.len())));
+            assert_eq!((&into[..read.len()], at), (read, then));
+        }
+        assert_eq!(input.read(&mut u64::MAX.clone(), &mut into), Ok(Some(0)));
+    }
+
+    #[test]
+    fn copies_of_a_reader_share_it() {
+        let input = Input::reader(io::Cursor::new("abcd"));
         let copy = input.clone();
-        assert_eq!(input.available(), 4);
         assert_eq!(read(&input, 3), b"abc");
         assert_eq!(read(&copy, 3), b"d");
         assert_eq!(read(&input, 3), b"");
@@ -167,7 +182,7 @@ mod tests {
         }
         let input = Input::reader(Panics(false));
         let copy = input.clone();
-        std::thread::spawn(move || copy.read(&mut [0])).join().unwrap_err();
+        std::thread::spawn(move || copy.read(&mut 0, &mut [0])).join().unwrap_err();
         assert_eq!(read(&input, 1), [0]);
     }
 }

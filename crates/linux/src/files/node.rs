@@ -58,18 +58,35 @@ pub(super) enum Device {
     Full,
     Random,
     Urandom,
+    /// What descriptor 0, 1 or 2 stands for.
+    Stdin,
+    Stdout,
+    Stderr,
 }
 
 impl Device {
-    pub(super) const ALL: [(&str, Device); 5] = [
+    pub(super) const ALL: [(&str, Device); 8] = [
         ("/dev/null", Device::Null),
         ("/dev/zero", Device::Zero),
         ("/dev/full", Device::Full),
         ("/dev/random", Device::Random),
         ("/dev/urandom", Device::Urandom),
+        ("/dev/stdin", Device::Stdin),
+        ("/dev/stdout", Device::Stdout),
+        ("/dev/stderr", Device::Stderr),
     ];
 
-    /// Its number, as Linux has it.
+    /// The descriptor that it leads to.
+    pub(super) fn descriptor(self) -> Option<i32> {
+        match self {
+            Device::Stdin => Some(0),
+            Device::Stdout => Some(1),
+            Device::Stderr => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Its number, as Linux has it; none of Linux's for what is a link there.
     pub(super) fn number(self) -> u64 {
         let minor = match self {
             Device::Null => 3,
@@ -77,6 +94,7 @@ impl Device {
             Device::Full => 7,
             Device::Random => 8,
             Device::Urandom => 9,
+            Device::Stdin | Device::Stdout | Device::Stderr => return 0,
         };
         1 << 8 | minor
     }

@@ -26,7 +26,8 @@ pub(super) struct Open {
     pub(super) object: Object,
     /// How it was opened, and what was set since: `O_ACCMODE`, `O_APPEND`, `O_NONBLOCK`, `O_PATH`.
     pub(super) flags: u32,
-    /// Where it is read and written next; of a directory, the last entry that was listed.
+    /// Where it is read and written next; of a directory, the last entry that was listed; of standard
+    /// input, how far it was read.
     pub(super) offset: u64,
     /// Times that it was read or written: for edge-triggered epoll on streams.
     pub(super) uses: u64,
@@ -98,6 +99,14 @@ const KEPT: u32 = raw::O_ACCMODE | raw::O_APPEND | raw::O_NONBLOCK | raw::O_PATH
 /// Flags that `fcntl` can change.
 pub(super) const SETTABLE: u32 = raw::O_APPEND | raw::O_NONBLOCK;
 
+/// The descriptor in a path like `/dev/fd/3`. There is no such directory otherwise.
+pub(super) fn numbered(path: &[u8]) -> Option<i32> {
+    let number = str::from_utf8(path.strip_prefix(b"/dev/fd/")?).ok()?;
+    let fd: i32 = number.parse().ok()?;
+    // As it is usually written: without a sign, or zeros before it.
+    (fd.to_string() == number && fd >= 0).then_some(fd)
+}
+
 impl Files {
     /// Opens a path.
     pub(super) fn open(
@@ -121,6 +130,10 @@ impl Files {
         let create = flags & raw::O_CREAT != 0;
         let exclusive = create && flags & raw::O_EXCL != 0;
         let follow = flags & raw::O_NOFOLLOW == 0 && !exclusive;
+        let path_only = flags & raw::O_PATH != 0;
+        if let Some(fd) = numbered(path).filter(|_| !path_only) {
+            return self.open_descriptor(fd, flags, around.limits);
+        }
         let target = self.resolve(around.grants, base, path, follow)?;
         let (place, kind) = match target.found.clone() {
             Some(_) if exclusive => return Err(Errno::EEXIST),
@@ -128,10 +141,40 @@ impl Files {
             None if create => self.create_file(&target, mode, around.now())?,
             None => return Err(Errno::ENOENT),
         };
+        if let Some(fd) = self.leads_to_descriptor(&place).filter(|_| !path_only) {
+            return self.open_descriptor(fd, flags, around.limits);
+        }
         let made = target.found.is_none();
         let object = self.open_object(around, place, kind, flags, made)?;
         let open = Open::new(object, flags & KEPT);
         self.install(open, flags & raw::O_CLOEXEC != 0, 0, around.limits)
+    }
+
+    /// The descriptor that opening something opens again: of `/dev/stdin` and its like.
+    pub(super) fn leads_to_descriptor(&self, place: &Place) -> Option<i32> {
+        match place {
+            Place::Memory(ino) => self.device(*ino).ok().flatten()?.descriptor(),
+            Place::Host(_) => None,
+        }
+    }
+
+    /// Opens what a descriptor stands for by its path: that gives another descriptor for the same, as
+    /// with pipes on Linux.
+    fn open_descriptor(&mut self, fd: i32, flags: u32, limits: &Limits) -> Result<u32, Errno> {
+        let open = self.get(fd).map_err(|_| Errno::ENOENT)?;
+        let exclusive = raw::O_CREAT | raw::O_EXCL;
+        if flags & exclusive == exclusive {
+            return Err(Errno::EEXIST);
+        }
+        if flags & raw::O_DIRECTORY != 0 {
+            return Err(Errno::ENOTDIR);
+        }
+        let mode = flags & raw::O_ACCMODE;
+        let (reads, writes) = (mode != raw::O_WRONLY, mode != raw::O_RDONLY);
+        if (reads && !open.reads()) || (writes && !open.writes()) {
+            return Err(Errno::EACCES);
+        }
+        self.duplicate(fd, 0, flags & raw::O_CLOEXEC != 0, limits)
     }
 
     fn create_file(

@@ -16,7 +16,8 @@ use crate::call::PATH_MAX;
 use crate::clock::{Clock, Clocks};
 
 /// What files and streams a guest has. By default there is no input, output goes nowhere, and there is
-/// nothing to open but `/dev/null`, `/dev/zero`, `/dev/full`, `/dev/random` and `/dev/urandom`.
+/// nothing to open but `/dev/null`, `/dev/zero`, `/dev/full`, `/dev/random` and `/dev/urandom`, and
+/// what descriptors stand for: `/dev/stdin`, `/dev/stdout`, `/dev/stderr` and `/dev/fd/3`.
 ///
 /// Paths of the guest's are absolute, and mount points may nest: what has the longer path covers what
 /// was there.
@@ -135,12 +136,7 @@ impl Options {
     ///
     /// If one can't be opened.
     pub fn grants(&self) -> Result<Grants, OptionsError> {
-        let mut grants = Grants {
-            input: self.input.clone(),
-            output: self.output.clone(),
-            error: self.error.clone(),
-            directories: Vec::new(),
-        };
+        let mut grants = Grants::new(self.input.clone(), self.output.clone(), self.error.clone());
         for (at, path) in &self.directories {
             let directory = HostDirectory::open(path)
                 .map_err(|source| OptionsError::Directory { path: path.clone(), source })?;

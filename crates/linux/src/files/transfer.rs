@@ -10,8 +10,8 @@ use super::host::{HostStatus, status};
 use super::node::Device;
 use super::open::{HostFile, Object, Open, Stream};
 use super::{Around, Files};
-use crate::Errno;
 use crate::call::{Stop, Wait, WaitFor};
+use crate::{Errno, Streams};
 
 /// Largest offset in a file.
 const MOST: u64 = i64::MAX as u64;
@@ -66,6 +66,8 @@ impl Files {
             match device {
                 Device::Null => return Ok(0),
                 Device::Zero | Device::Full => into.fill(0),
+                // Opening one gives a descriptor for something else.
+                Device::Stdin | Device::Stdout | Device::Stderr => return Err(Errno::EINVAL),
                 Device::Random | Device::Urandom => around.random.fill(into),
             }
             return Ok(into.len());
@@ -138,10 +140,13 @@ impl Files {
         fd: i32,
         into: &mut [u8],
     ) -> Result<usize, Stop> {
-        let (read, on) = match &mut self.get_mut(fd)?.object {
+        let open = self.get_mut(fd)?;
+        let (read, on) = match &mut open.object {
             // Nothing is to be waited for.
             Object::Stream(_) | Object::Pipe { .. } if into.is_empty() => (Some(0), WaitFor::Files),
-            Object::Stream(Stream::Input) => (around.grants.input.read(into)?, WaitFor::Input),
+            Object::Stream(Stream::Input) => {
+                (around.grants.read_input(&mut open.offset, into)?, WaitFor::Host(Streams::INPUT))
+            }
             Object::Event(event) => (event.read(into)?, WaitFor::Files),
             Object::Pipe { pipe, writes: false } => {
                 let pipe = *pipe;
@@ -203,9 +208,16 @@ impl Files {
         fd: i32,
         bytes: &[u8],
     ) -> Result<usize, Stop> {
+        let mut on = WaitFor::Files;
         let written = match &mut self.get_mut(fd)?.object {
-            Object::Stream(Stream::Output) => Some(around.grants.output.write(bytes)?),
-            Object::Stream(Stream::Error) => Some(around.grants.error.write(bytes)?),
+            Object::Stream(Stream::Output) => {
+                on = WaitFor::Host(Streams::OUTPUT);
+                around.grants.output.write(bytes)?
+            }
+            Object::Stream(Stream::Error) => {
+                on = WaitFor::Host(Streams::ERROR);
+                around.grants.error.write(bytes)?
+            }
             Object::Event(event) => event.write(bytes)?,
             Object::Pipe { pipe, writes: true } => {
                 let pipe = *pipe;
@@ -218,7 +230,7 @@ impl Files {
         open.uses = open.uses.wrapping_add(1);
         match written {
             Some(written) => Ok(written),
-            None => Err(wait(self.get(fd)?, WaitFor::Files)),
+            None => Err(wait(self.get(fd)?, on)),
         }
     }
 

@@ -38,7 +38,7 @@ impl Choices<'_> {
     }
 }
 
-const STRINGS: [&str; 16] = [
+const STRINGS: [&str; 19] = [
     "/",
     ".",
     "..",
@@ -50,6 +50,9 @@ const STRINGS: [&str; 16] = [
     "/dev/null",
     "/dev/urandom",
     "/dev/zero",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/fd/3",
     "/proc/self/maps",
     "/given/file",
     "/tmp/d/b",

@@ -12,7 +12,7 @@ use glowbox_core::registers::{ExtendedState, Registers};
 use glowbox_linux::files::{self, Input};
 use glowbox_linux::process::Options;
 use glowbox_linux::space::{self, Initial, MMAP_BASE, Rights};
-use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, World};
+use glowbox_linux::{Bases, Broken, Clock, Event, Hardware, Limits, Next, Process, Streams, World};
 pub use linux_raw_sys::general as raw;
 
 pub const MEMORY: u64 = 4 << 20;
@@ -73,7 +73,7 @@ pub enum Went {
     Entered,
     Sleeps {
         until: Option<u64>,
-        input: bool,
+        streams: Streams,
     },
     Deadlock,
     Exited(i32),
@@ -194,7 +194,7 @@ impl Guest {
                 self.hardware.extended = state.extended;
                 Went::Entered
             }
-            Next::Sleep { until, input } => Went::Sleeps { until, input },
+            Next::Sleep { until, streams } => Went::Sleeps { until, streams },
             Next::Deadlock => Went::Deadlock,
             Next::Exited(status) => Went::Exited(status),
             Next::Killed { signal, .. } => Went::Killed(signal),

@@ -158,7 +158,7 @@ impl crate::files::Files {
         let open = self.get(fd)?;
         let offset = open.offset;
         match &open.object {
-            Object::Stream(Stream::Input) => Ok(grants.input.available()),
+            Object::Stream(Stream::Input) => Ok(grants.input_available(offset)),
             Object::Pipe { pipe, writes: false } => Ok(self.pipe(*pipe)?.bytes.len() as u64),
             Object::Memory(ino) if matches!(self.tree.get(*ino)?.kind, Kind::File(_)) => {
                 Ok(self.tree.get(*ino)?.size().saturating_sub(offset))

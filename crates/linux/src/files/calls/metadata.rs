@@ -6,7 +6,7 @@ use super::{done, here, offset, only, split};
 use crate::Errno;
 use crate::call::{Answer, Call, Stop, int, unsigned};
 use crate::files::node::Type;
-use crate::files::open::Object;
+use crate::files::open::{Object, numbered};
 use crate::files::resolve::Place;
 use crate::files::status::Status;
 
@@ -25,8 +25,14 @@ fn status_at(call: &mut Call<'_>, directory: u64, path: u64, flags: u64) -> Resu
         });
     }
     let follow = flags & raw::AT_SYMLINK_NOFOLLOW == 0;
+    if let Some(fd) = numbered(&path) {
+        return Ok(files.open_status(&around, fd).map_err(|_| Errno::ENOENT)?);
+    }
     let (place, _) = files.find_existing(&around, directory, &path, follow)?;
-    Ok(files.status(&around, &place)?)
+    match files.leads_to_descriptor(&place) {
+        Some(fd) if follow => Ok(files.open_status(&around, fd).map_err(|_| Errno::ENOENT)?),
+        _ => Ok(files.status(&around, &place)?),
+    }
 }
 
 pub(super) fn stat(call: &mut Call<'_>) -> Answer {
@@ -95,6 +101,9 @@ fn access_at(call: &mut Call<'_>, directory: u64, path: u64, mode: u64, flags: u
         return Err(Errno::EINVAL.into());
     }
     let path = call.path(path)?;
+    if let Some(fd) = numbered(&path) {
+        return call.process.files.get(fd).map(|_| 0).map_err(|_| Errno::ENOENT.into());
+    }
     done(call, |files, around| {
         let found = match path.is_empty() && flags & raw::AT_EMPTY_PATH != 0 {
             true => {

@@ -6,11 +6,11 @@
 use linux_raw_sys::general as raw;
 
 use super::{done, split};
-use crate::Errno;
 use crate::call::{Answer, Call, Stop, Wait, WaitFor, int, unsigned};
 use crate::clock::nanoseconds;
 use crate::files::epoll::{Control, ERR, HUP, IN, NVAL, OUT};
 use crate::threads::signals::calls::mask_for_call;
+use crate::{Errno, Streams};
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -28,11 +28,11 @@ fn timespec(call: &mut Call<'_>, address: u64) -> Result<Option<u64>, Stop> {
 }
 
 /// Waits, since nothing is ready; or, if it has for long enough, says so.
-fn wait(call: &mut Call<'_>, limit: Option<u64>, input: bool) -> Result<(), Stop> {
+fn wait(call: &mut Call<'_>, limit: Option<u64>, streams: Streams) -> Result<(), Stop> {
     if limit == Some(0) || call.timed_out() {
         return Ok(());
     }
-    let on = if input { WaitFor::Input } else { WaitFor::Files };
+    let on = if streams.any() { WaitFor::Host(streams) } else { WaitFor::Files };
     let until = call.until(limit);
     Err(Stop::Wait(Wait { on, until }))
 }
@@ -58,7 +58,7 @@ fn poll_for(call: &mut Call<'_>, limit: Option<u64>) -> Answer {
     let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * 8];
     call.read(address, &mut bytes)?;
     let (files, around) = split(call.process, call.world);
-    let (mut found, mut input) = (0, false);
+    let (mut found, mut streams) = (0, Streams::NONE);
     let (entries, _) = bytes.as_chunks_mut::<8>();
     for [a, b, c, d, low, high, to @ ..] in &mut *entries {
         let fd = i32::from_le_bytes([*a, *b, *c, *d]);
@@ -66,7 +66,7 @@ fn poll_for(call: &mut Call<'_>, limit: Option<u64>) -> Answer {
         let events = match files.ready(&around, fd) {
             _ if fd < 0 => 0,
             Ok(ready) => {
-                input |= ready.input && wanted & (IN | raw::POLLRDNORM) != 0;
+                streams |= ready.streams(wanted);
                 ready.events & (wanted | ERR | HUP)
             }
             Err(_) => NVAL,
@@ -76,7 +76,7 @@ fn poll_for(call: &mut Call<'_>, limit: Option<u64>) -> Answer {
         [to[0], to[1], ..] = events.to_le_bytes();
     }
     if found == 0 {
-        wait(call, limit, input)?;
+        wait(call, limit, streams)?;
     }
     // Only what came back is written: the rest may be somebody else's meanwhile.
     for (index, entry) in (0_u64..).zip(entries) {
@@ -125,25 +125,28 @@ fn select_for(call: &mut Call<'_>, limit: Option<u64>) -> Answer {
     }
     let mut there = wanted.each_ref().map(|set| vec![0_u8; set.len()]);
     let (files, around) = split(call.process, call.world);
-    let (mut found, mut input) = (0, false);
+    let (mut found, mut streams) = (0, Streams::NONE);
     for fd in 0..i32::try_from(count).unwrap_or(0) {
         let (byte, bit) = (usize::try_from(fd / 8).unwrap_or(0), 1_u8 << (fd % 8));
         if wanted.iter().all(|set| set[byte] & bit == 0) {
             continue;
         }
         let ready = files.ready(&around, fd)?;
-        input |= ready.input && wanted[0][byte] & bit != 0;
         for ((wanted, there), events) in
             wanted.iter().zip(&mut there).zip([IN | HUP | ERR, OUT | ERR, raw::POLLPRI])
         {
-            if wanted[byte] & bit != 0 && ready.events & events != 0 {
+            if wanted[byte] & bit == 0 {
+                continue;
+            }
+            streams |= ready.streams(events);
+            if ready.events & events != 0 {
                 there[byte] |= bit;
                 found += 1;
             }
         }
     }
     if found == 0 {
-        wait(call, limit, input)?;
+        wait(call, limit, streams)?;
     }
     for (set, address) in there.iter().zip(sets) {
         if address != 0 {
@@ -194,9 +197,9 @@ fn epoll_wait_for(call: &mut Call<'_>, limit: Option<u64>) -> Answer {
     let most = u32::try_from(int(most)).ok().filter(|most| *most > 0).ok_or(Errno::EINVAL)?;
     let most = usize::try_from(most.min(call.process.limits.descriptors)).unwrap_or(1);
     let (files, around) = split(call.process, call.world);
-    let (found, input) = files.epoll_wait(&around, int(set), most)?;
+    let (found, streams) = files.epoll_wait(&around, int(set), most)?;
     if found.is_empty() {
-        wait(call, limit, input)?;
+        wait(call, limit, streams)?;
     }
     let mut bytes = Vec::with_capacity(found.len() * 12);
     for (events, data) in &found {

@@ -53,7 +53,7 @@ fn devices_do_what_they_are_known_for() {
     let mut files = Fixture::new(&Options::new());
     assert_eq!(
         files.list("/dev", 4096).unwrap(),
-        [".", "..", "full", "null", "random", "urandom", "zero"]
+        [".", "..", "full", "null", "random", "stderr", "stdin", "stdout", "urandom", "zero"]
     );
     let mut open = |path| files.open(path, RDWR).unwrap();
     let [null, zero, full] = ["/dev/null", "/dev/zero", "/dev/full"].map(&mut open);

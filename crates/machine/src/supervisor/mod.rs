@@ -71,6 +71,9 @@ const USER_CODE_DESCRIPTOR: u64 = 0x00af_fb00_0000_ffff;
 const TSS_BUSY: u64 = 0x8b;
 /// A present 64-bit interrupt gate for ring 0.
 const INTERRUPT_GATE: u64 = 0x8e;
+/// The same for all rings: ring 3's own `int3` is the breakpoint that it is, and no `#GP`.
+const BREAKPOINT_GATE: u64 = 0xee;
+const BREAKPOINT: u64 = 3;
 /// All exceptions use this entry of the interrupt stack table.
 const IST: u64 = 1;
 
@@ -162,10 +165,11 @@ fn write_gdt(table: &mut [u8]) {
 fn write_idt(table: &mut [u8]) {
     for (slot, vector) in table.chunks_exact_mut(16).zip(0..VECTORS) {
         let entry = SUPERVISOR_CODE.0 + vector * ENTRY_SIZE;
+        let gate = if vector == BREAKPOINT { BREAKPOINT_GATE } else { INTERRUPT_GATE };
         let low = entry & 0xffff
             | u64::from(selector::KERNEL_CODE) << 16
             | IST << 32
-            | INTERRUPT_GATE << 40
+            | gate << 40
             | (entry >> 16 & 0xffff) << 48;
         slot[..8].copy_from_slice(&low.to_le_bytes());
         slot[8..].copy_from_slice(&(entry >> 32).to_le_bytes());
@@ -252,6 +256,15 @@ mod tests {
         for entry in code.chunks(8) {
             assert_eq!(entry, [0xe6, PORT, 0xeb, 0xfe, 0xcc, 0xcc, 0xcc, 0xcc]);
         }
+    }
+
+    #[test]
+    fn of_all_gates_only_the_breakpoints_is_for_ring_3() {
+        let mut memory = vec![0; 0x3000];
+        install(&mut memory);
+        let idt = &memory[0x1000 + IDT_OFFSET..][..usize::from(IDT_SIZE)];
+        let open: Vec<usize> = (0..32).filter(|vector| idt[16 * vector + 5] & 0x60 != 0).collect();
+        assert_eq!(open, [3]);
     }
 
     #[test]

@@ -120,10 +120,11 @@ pub enum Next {
     },
     /// The vCPU goes on in another state altogether: another thread, or after a signal handler.
     Enter(Box<CpuState>),
-    /// No thread can run.
+    /// No thread can run, or none was found that can within a bounded time.
     Sleep {
         /// Until this instant of the world's [`Clock`] (nanoseconds of the monotonic clock), if any
-        /// thread waits for one.
+        /// thread waits for one. It may have passed already: then it is only to be looked whether the
+        /// guest is to stop.
         until: Option<u64>,
         /// Whether input would wake a thread.
         input: bool,

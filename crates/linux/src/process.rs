@@ -27,6 +27,11 @@ mod settings;
 /// [`Event::Tick`]s.
 pub const SLICE: Duration = Duration::from_millis(5);
 
+/// How often it is tried, after one exit, to find a thread that can go on. There is more than one try
+/// if what a thread waited for has not happened after all, or if a clock that is not the host's jumps
+/// to an instant at which nobody wakes up; without an end, if a timer's signals are ignored.
+const TRIES: u32 = 256;
+
 /// What a process starts with.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -305,7 +310,7 @@ impl Process {
     fn next(&mut self, hardware: &mut dyn Hardware, world: &mut World) -> Next {
         // Whether input has been looked at since nobody could run.
         let mut looked = false;
-        loop {
+        for _ in 0..TRIES {
             self.look_at_clock(world);
             self.threads.wake_files(false);
             if let Some((registers, over)) = self.threads.next() {
@@ -327,6 +332,8 @@ impl Process {
                 (Some(until), Clock::Virtual | Clock::Frozen(_)) => self.clock.jump(until),
             }
         }
+        // No more without a look whether the guest is to stop.
+        Next::Sleep { until: Some(self.clock.peek(&world.clock)), input: false }
     }
 
     /// Lets the current thread go on, which has just been chosen; with its call if it has waited.

@@ -3,6 +3,7 @@
 mod support;
 
 use glowbox_core::registers::{ExtendedState, Registers};
+use glowbox_linux::{Clock, Event};
 use linux_raw_sys::errno::{EAGAIN, EINTR, EINVAL, ENOMEM, EPERM, ESRCH};
 use support::{CODE, DATA, Guest, STACK, Went, bit, error, extended, handler_of, raw};
 
@@ -447,4 +448,32 @@ fn who_takes_no_part_in_a_fault_is_not_touched_by_it() {
     assert_eq!(guest.hardware.extended, extended(0x5a));
     guest.tick();
     assert_eq!(guest.hardware.extended, extended(0x77));
+}
+
+#[test]
+fn a_timer_whose_signal_does_nothing_lets_the_host_look_at_other_things() {
+    let frozen = Clock::Frozen(std::time::SystemTime::UNIX_EPOCH);
+    for (clock, blocked) in [(Clock::Virtual, false), (Clock::Virtual, true), (frozen, false)] {
+        let mut guest = Guest::new().clock(clock);
+        match blocked {
+            true => guest.block(raw::SIGALRM),
+            false => {
+                guest.put_words(DATA, &[1, 0, 0, 0]);
+                assert_eq!(guest.returns(raw::__NR_rt_sigaction, &[14, DATA, 0, 8]), 0);
+            }
+        }
+        guest.put_words(TIME, &[0, 1000, 0, 1000]);
+        assert_eq!(guest.returns(raw::__NR_setitimer, &[0, TIME, 0]), 0);
+        // A bounded number of times, and it goes on.
+        let mut went = guest.call(raw::__NR_pause, &[]);
+        let mut before = 0;
+        for _ in 0..3 {
+            let Went::Sleeps { until: Some(until), input: false } = went else {
+                panic!("{went:?}");
+            };
+            assert!(until > before && until <= guest.process.now(&guest.world));
+            before = until;
+            went = guest.event(Event::Woken);
+        }
+    }
 }

@@ -68,11 +68,28 @@ pub enum WaitFor {
     Files,
     /// As `Files`, or input from the host.
     Input,
+    /// A signal that the thread takes from the queue by itself (`rt_sigtimedwait`).
+    Signals {
+        /// Which ones.
+        set: u64,
+    },
+}
+
+impl WaitFor {
+    /// The signals that it ends with because they are waited for.
+    pub(crate) fn signals(self) -> u64 {
+        match self {
+            WaitFor::Signals { set } => set,
+            _ => 0,
+        }
+    }
 }
 
 /// A call that is made again after its thread waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Again {
+    /// What it waited for.
+    pub on: WaitFor,
     /// Until when it was to wait.
     pub until: Option<u64>,
     /// Whether that time has come.

@@ -264,7 +264,7 @@ impl Process {
     /// Lets the current thread wait, unless a signal is there already.
     fn wait(&mut self, registers: &Registers, made: Made, wait: Wait) {
         self.threads.wait(registers, made, wait);
-        if self.threads.next_action().is_some() || self.threads.has_awaited() {
+        if self.threads.next_action().is_some() || self.threads.has_awaited(wait.on) {
             self.threads.interrupt_current();
         }
     }
@@ -347,14 +347,13 @@ impl Process {
     ) -> Option<Next> {
         let Some((waiting, why)) = over else { return Some(self.go_on(registers, hardware)) };
         let Waiting { made, wait, .. } = waiting;
-        let again = Again { until: wait.until, timed_out: why == Ready::TimedOut };
-        if why == Ready::Interrupted && !self.threads.has_awaited() {
+        let again = Again { on: wait.on, until: wait.until, timed_out: why == Ready::TimedOut };
+        if why == Ready::Interrupted && !self.threads.has_awaited(wait.on) {
             let Some(action) = self.threads.next_action() else {
                 // Another thread has taken the signal.
                 self.threads.wait_on(waiting);
                 return None;
             };
-            self.threads.await_nothing();
             let result = match restarts(made, wait) && action.has(raw::SA_RESTART) {
                 true => {
                     registers.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);

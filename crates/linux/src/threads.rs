@@ -79,8 +79,6 @@ pub(crate) struct Thread {
     mask: u64,
     /// What it blocks when the call that it makes is over, if that is something else.
     mask_after: Option<u64>,
-    /// Signals that it takes from the queue by itself (`rt_sigtimedwait`).
-    awaited: u64,
     pending: Pending,
     alt_stack: AltStack,
     /// The last exception that became a signal.
@@ -143,7 +141,6 @@ impl Threads {
             state: State::Running,
             mask: 0,
             mask_after: None,
-            awaited: 0,
             pending: Pending::default(),
             alt_stack: AltStack::default(),
             trap: Trap::default(),
@@ -327,7 +324,7 @@ impl Threads {
             .filter(|(_, waiting)| match waiting.wait.on {
                 WaitFor::Files => waiting.seen != happened,
                 WaitFor::Input => input || waiting.seen != happened,
-                WaitFor::Time | WaitFor::Futex { .. } => false,
+                WaitFor::Time | WaitFor::Futex { .. } | WaitFor::Signals { .. } => false,
             })
             .map(|(id, waiting)| (waiting.turn, id))
             .collect();

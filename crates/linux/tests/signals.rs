@@ -4,7 +4,7 @@ mod support;
 
 use glowbox_core::registers::{ExtendedState, Registers};
 use glowbox_linux::{Clock, Event};
-use linux_raw_sys::errno::{EAGAIN, EINTR, EINVAL, ENOMEM, EPERM, ESRCH};
+use linux_raw_sys::errno::{EAGAIN, EFAULT, EINTR, EINVAL, ENOMEM, EPERM, ESRCH};
 use support::{CODE, DATA, Guest, STACK, Went, bit, error, extended, handler_of, raw};
 
 const FUTEX: u64 = DATA + 0x100;
@@ -475,5 +475,35 @@ fn a_timer_whose_signal_does_nothing_lets_the_host_look_at_other_things() {
             before = until;
             went = guest.event(Event::Woken);
         }
+    }
+}
+
+#[test]
+fn what_is_waited_for_is_known_from_the_start_and_forgotten_with_the_wait() {
+    const PAGE: u64 = DATA + 0x8000;
+    let mut guest = Guest::new();
+    guest.handler(raw::SIGUSR2, 0, 0);
+    guest.block(raw::SIGUSR1);
+    let other = guest.spawn();
+    guest.put_words(PAGE, &[bit(raw::SIGUSR1)]);
+    for (to, result) in [(0, 10), (PAGE, error(EFAULT))] {
+        let set = if to == 0 { PAGE } else { TIME };
+        guest.put_words(TIME, &[bit(raw::SIGUSR1)]);
+        assert_eq!(guest.call(raw::__NR_rt_sigtimedwait, &[set, to, 0, 8]), Went::Entered);
+        assert_eq!(guest.id(), other);
+        // What the call was given is gone when the signal comes.
+        assert_eq!(guest.returns(raw::__NR_munmap, &[PAGE, 4096]), 0);
+        assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
+        assert_eq!(guest.tick(), Went::Entered);
+        assert_eq!((guest.result(), guest.id()), (result, 2));
+        // The same signal is nothing to wait for any more.
+        assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
+        assert_eq!(guest.call(raw::__NR_pause, &[]), Went::Entered);
+        assert_eq!(guest.id(), other);
+        assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 12]), 0);
+        assert_eq!(guest.tick(), Went::Entered);
+        assert_eq!(guest.sigreturn(), Went::Entered);
+        assert_eq!((guest.result(), guest.id()), (error(EINTR), 2));
+        assert_eq!(guest.returns(raw::__NR_rt_sigtimedwait, &[TIME, 0, 0, 8]), 10);
     }
 }

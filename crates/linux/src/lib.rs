@@ -67,6 +67,12 @@ pub trait Hardware {
     /// If the system refuses. The guest must not go on then.
     fn forget(&mut self, memory: Range<u64>) -> Result<(), Broken>;
 
+    /// Whether the guest is to stop before it goes on. What takes long is given up then: the guest never
+    /// sees what came of it.
+    fn is_to_stop(&self) -> bool {
+        false
+    }
+
     /// The segment bases that the guest had when it left.
     ///
     /// # Errors

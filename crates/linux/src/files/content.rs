@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -82,6 +83,20 @@ impl Content {
             }
         }
         length
+    }
+
+    /// Where the next bytes from an offset on are that are in no hole.
+    pub(super) fn data(&self, from: u64) -> Option<Range<u64>> {
+        match &self.data {
+            Data::Whole(_) => (from < self.size).then_some(from..self.size),
+            Data::Chunks(chunks) => {
+                let mut there = chunks.range(locate(from).0..).map(|(index, chunk)| {
+                    let start = index * CHUNK as u64;
+                    start.max(from)..(start + chunk.0.len() as u64).min(self.size)
+                });
+                there.find(|bytes| !bytes.is_empty())
+            }
+        }
     }
 
     /// Writes from an offset on, as much as the room allows, which becomes smaller by what it costs.
@@ -297,6 +312,11 @@ mod tests {
         assert_eq!(content.cost(), (CHUNK + SHORTEST) as u64 + 2 * CHUNK_COST);
         assert!(content.is_sound());
         assert_eq!(content.read(u64::MAX, &mut [0]), 0);
+        let (second, third, end) = (2 * CHUNK as u64, 3 * CHUNK as u64, content.size());
+        assert_eq!(content.data(0), Some(second..third));
+        assert_eq!(content.data(third - 1), Some(third - 1..third));
+        assert_eq!(content.data(third), Some(third..end));
+        assert_eq!((content.data(end), content.data(u64::MAX)), (None, None));
     }
 
     #[test]

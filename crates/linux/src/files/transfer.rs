@@ -1,5 +1,6 @@
 //! Reading and writing, from and into slices.
 
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -116,6 +117,29 @@ impl Files {
             file.handle = Some(opened.clone());
         }
         Ok(opened)
+    }
+
+    /// Where the next bytes of a host's file from an offset on are that are in no hole, as far as the
+    /// host knows.
+    pub(super) fn host_data(
+        &mut self,
+        grants: &Grants,
+        fd: i32,
+        from: u64,
+    ) -> Result<Option<Range<u64>>, Errno> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno as HostErrno;
+        let file = self.host_file(grants, fd)?;
+        let size = status(&*file)?.size;
+        // Where the descriptor stands means nothing: reads say where.
+        let start = match seek(&*file, SeekFrom::Data(from)) {
+            Ok(start) => start,
+            Err(HostErrno::NXIO) => return Ok(None),
+            // Not every file system knows.
+            Err(_) => return Ok((from < size).then_some(from..size)),
+        };
+        let end = seek(&*file, SeekFrom::Hole(start)).unwrap_or(size);
+        Ok(Some(start..end.max(start)).filter(|data| !data.is_empty()))
     }
 
     /// What a descriptor of the host's stands for now: even if its name is gone.

@@ -7,6 +7,7 @@
 //! stays below its limit: a guest can't fill the host's memory with empty files either.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -343,6 +344,14 @@ impl Tree {
     pub(super) fn read(&self, ino: Ino, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
         match &self.get(ino)?.kind {
             Kind::File(content) => Ok(content.read(offset, into)),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Where the next bytes of a regular file are that are in no hole.
+    pub(super) fn data(&self, ino: Ino, from: u64) -> Result<Option<Range<u64>>, Errno> {
+        match &self.get(ino)?.kind {
+            Kind::File(content) => Ok(content.data(from)),
             _ => Err(Errno::EINVAL),
         }
     }

@@ -19,8 +19,6 @@ const SIMD: u8 = 19;
 
 /// `si_code` of single steps (`TRAP_TRACE`).
 const TRAP_TRACE: u32 = 2;
-/// What a page needs.
-
 impl Process {
     /// Answers an exception of the thread on the vCPU.
     pub(super) fn exception(&mut self, exception: &Exception, hardware: &mut dyn Hardware) -> Next {

@@ -64,6 +64,39 @@ fn holes_of_a_mapped_file_get_memory_when_they_are_touched() {
 }
 
 #[test]
+fn scattered_frames_are_forgotten_at_once() {
+    let mut guest = guest_with(4000, |options| options.mmap_base = super::super::MMAP_BASE);
+    let at = guest.map(0, 2000 * PAGE, WRITE, ANONYMOUS | raw::MAP_POPULATE).unwrap();
+    // Every other page goes: no frames that are left are neighbours.
+    for page in (0..1400).step_by(2) {
+        guest.advise(at + page * PAGE, PAGE, raw::MADV_DONTNEED).unwrap();
+    }
+    let before = guest.machine.forgotten;
+    guest.protect(at, 1000 * PAGE, R).unwrap();
+    assert_eq!(guest.machine.forgotten, before + 500, "few are forgotten one by one");
+    guest.protect(at, 1400 * PAGE, RW).unwrap();
+    let before = guest.machine.forgotten;
+    guest.protect(at, 1400 * PAGE, R).unwrap();
+    assert_eq!(guest.machine.forgotten, before + 1);
+    for page in 0..1400 {
+        assert!(guest.access(at + page * PAGE, Access::Write).is_err());
+    }
+}
+
+#[test]
+fn what_is_populated_for_long_ends_with_the_guest() {
+    let mut guest = guest_with(20_000, |options| options.mmap_base = super::super::MMAP_BASE);
+    let at = guest.map(0, 64 * MIB, WRITE, ANONYMOUS).unwrap();
+    guest.machine.patience.set(2);
+    let result = guest.advise(at, 64 * MIB, raw::MADV_POPULATE_WRITE);
+    assert_eq!(result, Err(Errno::ENOMEM));
+    assert!(guest.is_there(at) && !guest.is_there(at + 32 * MIB));
+    guest.machine.patience.set(100);
+    assert_eq!(guest.advise(at, 64 * MIB, raw::MADV_POPULATE_WRITE), Ok(0));
+    assert!(guest.is_there(at + 64 * MIB - 1));
+}
+
+#[test]
 fn the_host_touches_only_what_the_guest_may() {
     let mut guest = guest();
     let Guest { machine, space } = &mut guest;

@@ -90,12 +90,13 @@ impl Process {
     /// Answers an exit, and says how the guest goes on.
     pub fn handle(&mut self, event: Event, hardware: &mut dyn Hardware, world: &mut World) -> Next {
         let runs = self.threads.one_runs();
+        world.files.forget_input();
         match event {
             Event::Syscall(registers) if runs => self.syscall(registers, hardware, world),
             Event::Exception(exception) if runs => self.exception(&exception, hardware),
             Event::Tick(registers) if runs => self.tick(registers, hardware, world),
             Event::Tick(_) | Event::Woken => {
-                self.threads.wake_files(true);
+                self.wake_files(world);
                 self.next(hardware, world)
             }
             Event::Syscall(_) | Event::Exception(_) => {
@@ -292,9 +293,15 @@ impl Process {
             self.clock.advance(SLICE);
         }
         self.look_at_clock(world);
-        self.threads.wake_files(true);
+        self.wake_files(world);
         self.threads.requeue(&registers);
         self.next(hardware, world)
+    }
+
+    /// Lets waits for files have another look, those for input if there is some. Whether any has.
+    fn wake_files(&mut self, world: &World) -> bool {
+        let input = self.threads.waits_for_input() && world.files.has_input();
+        self.threads.wake_files(input)
     }
 
     /// Ends what the time has come for.
@@ -311,6 +318,10 @@ impl Process {
         // Whether input has been looked at since nobody could run.
         let mut looked = false;
         for _ in 0..TRIES {
+            // Looking at what many descriptors are ready for takes a while.
+            if hardware.is_to_stop() {
+                break;
+            }
             self.look_at_clock(world);
             self.threads.wake_files(false);
             if let Some((registers, over)) = self.threads.next() {
@@ -320,8 +331,7 @@ impl Process {
                 }
             }
             let input = self.threads.waits_for_input();
-            if input && !std::mem::replace(&mut looked, true) {
-                self.threads.wake_files(true);
+            if input && !std::mem::replace(&mut looked, true) && self.wake_files(world) {
                 continue;
             }
             match (self.threads.earliest(), world.clock) {

@@ -475,6 +475,11 @@ fn a_timer_whose_signal_does_nothing_lets_the_host_look_at_other_things() {
             before = until;
             went = guest.event(Event::Woken);
         }
+        // Not even once if the guest is to stop.
+        guest.hardware.stops = true;
+        let now = guest.process.now(&guest.world);
+        let stops = Went::Sleeps { until: Some(now), input: false };
+        assert_eq!(guest.event(Event::Woken), stops);
     }
 }
 

@@ -79,7 +79,7 @@ impl Files {
         let (events, activity, input) = match &open.object {
             _ if open.is_path() => return Err(Errno::EBADF),
             Object::Stream(Stream::Input) => {
-                let ready = around.grants.input.is_ready(std::time::Duration::ZERO);
+                let ready = around.grants.has_input();
                 (if ready { IN | IN_TOO } else { 0 }, open.uses, true)
             }
             Object::Stream(_) => (OUT | OUT_TOO, open.uses, false),

@@ -1,6 +1,7 @@
 //! What of the host's streams and files a process can reach. It belongs to the host: nothing of it
 //! gets into a snapshot.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::host::HostDirectory;
@@ -13,15 +14,49 @@ use crate::Errno;
 #[derive(Debug, Clone, Default)]
 pub struct Grants {
     pub(super) input: Input,
+    pub(super) input_known: Known,
     pub(super) output: Output,
     pub(super) error: Output,
     /// Directories, by the path at which the guest has them.
     pub(super) directories: Vec<(Vec<u8>, HostDirectory)>,
 }
 
+/// What is known of whether there is input, so that the host is asked once and not for every
+/// descriptor that is looked at. A copy knows nothing.
+#[derive(Debug, Default)]
+pub(super) struct Known(AtomicU8);
+
+impl Known {
+    const NOTHING: u8 = 0;
+    const ABSENT: u8 = 1;
+    const THERE: u8 = 2;
+
+    pub(super) fn forget(&self) {
+        self.0.store(Known::NOTHING, Ordering::Relaxed);
+    }
+
+    pub(super) fn set(&self, there: bool) {
+        self.0.store(if there { Known::THERE } else { Known::ABSENT }, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<bool> {
+        match self.0.load(Ordering::Relaxed) {
+            Known::NOTHING => None,
+            known => Some(known == Known::THERE),
+        }
+    }
+}
+
+impl Clone for Known {
+    fn clone(&self) -> Known {
+        Known::default()
+    }
+}
+
 impl Grants {
     /// Sets what the guest reads from descriptor 0.
     pub fn set_stdin(&mut self, input: Input) {
+        self.input_known.forget();
         self.input = input;
     }
 
@@ -39,6 +74,20 @@ impl Grants {
     /// Whether there is.
     pub fn wait_for_input(&mut self, patience: Duration) -> bool {
         self.input.is_ready(patience)
+    }
+
+    /// Whether there is input, or the end of it: as the host said when it was asked last.
+    pub(crate) fn has_input(&self) -> bool {
+        self.input_known.get().unwrap_or_else(|| {
+            let there = self.input.is_ready(Duration::ZERO);
+            self.input_known.set(there);
+            there
+        })
+    }
+
+    /// Has the host asked again whether there is input.
+    pub(crate) fn forget_input(&self) {
+        self.input_known.forget();
     }
 
     /// Paths at which there are directories of the host.

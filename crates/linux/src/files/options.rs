@@ -139,7 +139,7 @@ impl Options {
             input: self.input.clone(),
             output: self.output.clone(),
             error: self.error.clone(),
-            directories: Vec::new(),
+            ..Grants::default()
         };
         for (at, path) in &self.directories {
             let directory = HostDirectory::open(path)

@@ -165,7 +165,10 @@ impl Files {
         let (read, on) = match &mut self.get_mut(fd)?.object {
             // Nothing is to be waited for.
             Object::Stream(_) | Object::Pipe { .. } if into.is_empty() => (Some(0), WaitFor::Files),
-            Object::Stream(Stream::Input) => (around.grants.input.read(into)?, WaitFor::Input),
+            Object::Stream(Stream::Input) => {
+                around.grants.forget_input();
+                (around.grants.input.read(into)?, WaitFor::Input)
+            }
             Object::Event(event) => (event.read(into)?, WaitFor::Files),
             Object::Pipe { pipe, writes: false } => {
                 let pipe = *pipe;

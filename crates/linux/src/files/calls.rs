@@ -33,7 +33,7 @@ pub(crate) const CALLS: &[Entry] = entries! {
     open __NR_open names::open: "permissions keep nobody out; what can't be changed is EROFS; no O_TMPFILE";
     openat __NR_openat names::openat: "as `open`";
     creat __NR_creat names::creat: "";
-    mkdir __NR_mkdir names::mkdir: "in the scratch directory; EROFS elsewhere";
+    mkdir __NR_mkdir names::mkdir: "in the scratch directory, at most 2048 deep (`ENAMETOOLONG`); EROFS elsewhere";
     mkdirat __NR_mkdirat names::mkdirat: "as `mkdir`";
     rmdir __NR_rmdir names::rmdir: "as `mkdir`";
     unlink __NR_unlink names::unlink: "as `mkdir`";

@@ -30,6 +30,8 @@ pub(super) struct Bytes(pub(super) Vec<u8>);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Content {
     size: u64,
+    /// What it costs of a limit.
+    cost: u64,
     data: Data,
 }
 
@@ -44,12 +46,12 @@ enum Data {
 impl Content {
     /// Nothing.
     pub(super) fn new() -> Content {
-        Content { size: 0, data: Data::Chunks(BTreeMap::new()) }
+        Content { size: 0, cost: 0, data: Data::Chunks(BTreeMap::new()) }
     }
 
     /// Bytes that are only read.
     pub(super) fn whole(bytes: Vec<u8>) -> Content {
-        Content { size: bytes.len() as u64, data: Data::Whole(Arc::new(Bytes(bytes))) }
+        Content { size: bytes.len() as u64, cost: 0, data: Data::Whole(Arc::new(Bytes(bytes))) }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -58,10 +60,7 @@ impl Content {
 
     /// What it costs of a limit.
     pub(super) fn cost(&self) -> u64 {
-        match &self.data {
-            Data::Whole(_) => 0,
-            Data::Chunks(chunks) => chunks.values().map(|chunk| cost(&chunk.0)).sum(),
-        }
+        self.cost
     }
 
     /// Reads from an offset on: as much as there is.
@@ -114,6 +113,7 @@ impl Content {
         let Data::Chunks(chunks) = &mut self.data else { return Err(Errno::EROFS) };
         let most = MOST.checked_sub(offset).filter(|most| *most > 0).ok_or(Errno::EFBIG)?;
         let length = usize::try_from(most).map_or(bytes.len(), |most| most.min(bytes.len()));
+        let before = *room;
         let mut done = 0;
         while done < length {
             let (index, within) = locate(offset + done as u64);
@@ -127,6 +127,7 @@ impl Content {
             }
             done += part;
         }
+        self.cost += before - *room;
         if done == 0 && length > 0 {
             return Err(Errno::ENOSPC);
         }
@@ -174,7 +175,9 @@ impl Content {
             let to = if index == last && !to_the_end { within_last } else { CHUNK };
             let Some(chunk) = chunks.get_mut(&index) else { continue };
             if from == 0 && to >= chunk.0.len() {
-                *room = room.saturating_add(cost(&chunk.0));
+                let cost = cost(&chunk.0);
+                *room = room.saturating_add(cost);
+                self.cost = self.cost.saturating_sub(cost);
                 chunks.remove(&index);
             } else if from < to.min(chunk.0.len()) {
                 let chunk = &mut Arc::make_mut(chunk).0;
@@ -188,9 +191,10 @@ impl Content {
     /// Whether it can have come about: for one that comes from a file.
     pub(super) fn is_sound(&self) -> bool {
         match &self.data {
-            Data::Whole(bytes) => bytes.0.len() as u64 == self.size,
+            Data::Whole(bytes) => bytes.0.len() as u64 == self.size && self.cost == 0,
             Data::Chunks(chunks) => {
                 self.size <= MOST
+                    && self.cost == chunks.values().map(|chunk| cost(&chunk.0)).sum::<u64>()
                     && chunks.iter().all(|(index, chunk)| {
                         let length = chunk.0.len();
                         let starts_in =
@@ -371,5 +375,9 @@ mod tests {
         content.punch(10, 5, &mut room).unwrap();
         content.punch(u64::MAX - 1, u64::MAX, &mut room).unwrap();
         assert!(content.is_sound());
+        // The sum is kept, and checked.
+        assert_eq!(content.cost(), (1 << 20) - room);
+        content.cost += 1;
+        assert!(!content.is_sound());
     }
 }

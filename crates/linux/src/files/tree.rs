@@ -18,6 +18,8 @@ use crate::Errno;
 
 /// Nodes to a block.
 const BLOCK: u64 = 64;
+/// Most directories above another one, in the scratch directory: no path names what lies deeper.
+const DEPTH_MAX: usize = crate::call::PATH_MAX / 2;
 
 /// Files in memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -170,7 +172,11 @@ impl Tree {
     ) -> Result<Ino, Errno> {
         let pool = self.get(directory)?.pool;
         let kind = match kind {
-            Kind::Directory(_) => Kind::Directory(Directory::new(directory, Name::from(name))),
+            Kind::Directory(_) => {
+                // No node has this number, so this looks how deep it is.
+                self.is_in(directory, self.next)?;
+                Kind::Directory(Directory::new(directory, Name::from(name)))
+            }
             other => other,
         };
         let node = Node::new(kind, pool, mode, now);
@@ -305,7 +311,7 @@ impl Tree {
         how: Rename,
     ) -> Result<(), Errno> {
         let is_directory = |ino| self.directory(ino).is_ok();
-        if is_directory(moved) && self.is_in(to.0, moved) {
+        if is_directory(moved) && self.is_in(to.0, moved)? {
             return Err(Errno::EINVAL);
         }
         match (there, how) {
@@ -313,7 +319,7 @@ impl Tree {
             (None, _) => Ok(()),
             (Some(_), Rename::NoReplace) => Err(Errno::EEXIST),
             (Some(there), Rename::Exchange) => {
-                match is_directory(there) && self.is_in(from.0, there) {
+                match is_directory(there) && self.is_in(from.0, there)? {
                     true => Err(Errno::EINVAL),
                     false => Ok(()),
                 }
@@ -327,17 +333,19 @@ impl Tree {
         }
     }
 
-    /// Whether a directory is another one, or lies below it.
-    fn is_in(&self, mut ino: Ino, above: Ino) -> bool {
-        loop {
+    /// Whether a directory is another one, or lies below it; `ENAMETOOLONG` if it lies too deep to have
+    /// another directory in it.
+    fn is_in(&self, mut ino: Ino, above: Ino) -> Result<bool, Errno> {
+        for _ in 0..DEPTH_MAX {
             if ino == above {
-                return true;
+                return Ok(true);
             }
             match self.directory(ino) {
                 Ok(directory) if directory.parent != ino => ino = directory.parent,
-                _ => return false,
+                _ => return Ok(false),
             }
         }
+        Err(Errno::ENAMETOOLONG)
     }
 
     /// Reads from a regular file.

@@ -116,6 +116,16 @@ fn vectors(call: &mut Call<'_>) -> Result<Vec<Buffer>, Stop> {
     }
 }
 
+/// `EINVAL` if so many bytes of a file end behind the largest offset.
+fn check_end(call: &Call<'_>, fd: i32, at: Option<u64>, total: u64) -> Result<(), Errno> {
+    let start = at.unwrap_or(call.process.files.get(fd)?.offset);
+    let most = i64::MAX as u64;
+    match total <= most && start > most - total {
+        true => Err(Errno::EINVAL),
+        false => Ok(()),
+    }
+}
+
 /// What was done before something failed is what counts; but not if the machine below has.
 fn or_done(done: u64, error: Stop) -> Answer {
     match error {
@@ -168,6 +178,7 @@ fn read_into(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer]) 
     if !call.process.files.is_file(fd)? {
         return read_stream(call, fd, at, buffers);
     }
+    check_end(call, fd, at, total)?;
     let mut done = 0;
     for (address, length) in windows(buffers) {
         let pieces = match call.process.space.pieces(call.hardware, address, length, true) {
@@ -210,6 +221,7 @@ fn write_from(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer])
         let answer = write_stream(call, fd, at, buffers);
         return tell(call, answer);
     }
+    check_end(call, fd, at, total)?;
     let mut done = 0;
     for (address, length) in windows(buffers) {
         let pieces = match call.process.space.pieces(call.hardware, address, length, false) {

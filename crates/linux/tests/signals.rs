@@ -451,6 +451,21 @@ fn who_takes_no_part_in_a_fault_is_not_touched_by_it() {
 }
 
 #[test]
+fn a_signal_is_taken_also_while_others_make_calls() {
+    let mut guest = Guest::new();
+    guest.handler(raw::SIGUSR1, 0, 0);
+    assert_eq!(guest.returns(raw::__NR_pipe, &[TIME]), 0);
+    guest.spawn();
+    // What the other thread does lets it look at the pipe again.
+    assert_eq!(guest.call(raw::__NR_read, &[3, FUTEX, 8]), Went::Entered);
+    assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
+    assert_eq!(guest.tick(), Went::Entered);
+    assert_eq!(guest.registers.rip, handler_of(raw::SIGUSR1));
+    assert_eq!(guest.sigreturn(), Went::Entered);
+    assert_eq!(guest.result(), error(EINTR));
+}
+
+#[test]
 fn a_timer_whose_signal_does_nothing_lets_the_host_look_at_other_things() {
     let frozen = Clock::Frozen(std::time::SystemTime::UNIX_EPOCH);
     for (clock, blocked) in [(Clock::Virtual, false), (Clock::Virtual, true), (frozen, false)] {

@@ -346,9 +346,13 @@ impl Threads {
         self.wake(id, Ready::Interrupted);
     }
 
-    /// Ends the current thread's wait, since it has a signal.
+    /// Ends the current thread's wait, since it has a signal. It is the next to go on: behind others in
+    /// the queue, what they do could let it look and wait again, without an end.
     pub(crate) fn interrupt_current(&mut self) {
         self.interrupt(self.current);
+        if self.queue.back() == Some(&self.current) {
+            self.queue.rotate_right(1);
+        }
     }
 
     /// What the next signal does that the current thread takes, of those that do something.

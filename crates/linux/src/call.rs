@@ -66,6 +66,11 @@ pub enum WaitFor {
     /// Something in the process's own pipes, event counters and the like. Another thread has to bring
     /// it about.
     Files,
+    /// As `Files`, to go on with a write of which some is done.
+    Room {
+        /// Bytes that are written.
+        written: u64,
+    },
     /// As `Files`, or input from the host.
     Input,
     /// A signal that the thread takes from the queue by itself (`rt_sigtimedwait`).
@@ -76,6 +81,19 @@ pub enum WaitFor {
 }
 
 impl WaitFor {
+    /// Whether another thread has to bring it about, in the process's files.
+    pub(crate) fn is_for_files(self) -> bool {
+        matches!(self, WaitFor::Files | WaitFor::Room { .. })
+    }
+
+    /// Bytes that are written already.
+    pub(crate) fn written(self) -> u64 {
+        match self {
+            WaitFor::Room { written } => written,
+            _ => 0,
+        }
+    }
+
     /// The signals that it ends with because they are waited for.
     pub(crate) fn signals(self) -> u64 {
         match self {

@@ -365,6 +365,12 @@ impl Process {
                 return None;
             };
             let result = match restarts(made, wait) && action.has(raw::SA_RESTART) {
+                // What is done counts.
+                _ if wait.on.written() > 0 => {
+                    registers.rax = wait.on.written();
+                    self.threads.note_call();
+                    Ok(())
+                }
                 true => {
                     registers.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);
                     registers.rax = made.number.into();

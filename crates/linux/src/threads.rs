@@ -209,7 +209,7 @@ impl Threads {
             State::Waiting(Waiting { wait, seen, .. }) => {
                 wait.until.is_some()
                     || wait.on == WaitFor::Input
-                    || wait.on == WaitFor::Files && seen != self.happened
+                    || wait.on.is_for_files() && seen != self.happened
             }
         };
         !self.queue.is_empty()
@@ -322,7 +322,7 @@ impl Threads {
         let mut looking: Vec<(u64, u32)> = self
             .waits()
             .filter(|(_, waiting)| match waiting.wait.on {
-                WaitFor::Files => waiting.seen != happened,
+                WaitFor::Files | WaitFor::Room { .. } => waiting.seen != happened,
                 WaitFor::Input => input || waiting.seen != happened,
                 WaitFor::Time | WaitFor::Futex { .. } | WaitFor::Signals { .. } => false,
             })

@@ -254,6 +254,10 @@ impl Files {
         Ok(matches!(self.get(fd)?.object, Object::Memory(_) | Object::Host(_)))
     }
 
+    pub(super) fn is_pipe(&self, fd: i32) -> Result<bool, Errno> {
+        Ok(matches!(self.get(fd)?.object, Object::Pipe { .. }))
+    }
+
     /// Sets where a descriptor stands.
     pub(super) fn seek(
         &mut self,

@@ -284,7 +284,10 @@ impl Threads {
         let ignored = self.action(info.signal).ignores(info.signal);
         let thread = self.get_mut(id).ok_or(Errno::ESRCH)?;
         let open = thread.is_open_to(info.signal);
-        if ignored && thread.mask & info.signal.bit() == 0 && thread.awaited() & info.signal.bit() == 0 {
+        if ignored
+            && thread.mask & info.signal.bit() == 0
+            && thread.awaited() & info.signal.bit() == 0
+        {
             return Ok(());
         }
         thread.pending.push(info)?;

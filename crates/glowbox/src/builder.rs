@@ -295,7 +295,8 @@ impl Builder {
 
     /// Gives a Linux program a directory to write to, at an absolute path, with room for so many bytes. It
     /// lies in the host's memory, is part of snapshots, and is gone when the sandbox is. Names and
-    /// bookkeeping count too.
+    /// bookkeeping count too; gaps that a guest manages to leave in the host's heap do not, so have
+    /// twice as much to spare.
     pub fn scratch(mut self, path: impl AsRef<str>, bytes: u64) -> Builder {
         self.requested.files.scratch(path, bytes);
         self

@@ -191,6 +191,10 @@ impl Hardware for Below<'_> {
         self.0.forget(indices(memory)).map_err(broken)
     }
 
+    fn is_to_stop(&self) -> bool {
+        self.0.control().stop_reason().is_some()
+    }
+
     fn bases(&mut self) -> Result<Bases, Broken> {
         let bases = self.0.bases().map_err(broken)?;
         Ok(Bases { fs: bases.fs, gs: bases.gs })

@@ -68,11 +68,46 @@ pub enum WaitFor {
     Files,
     /// As `Files`, or until one of these streams of the host can be read or written.
     Host(Streams),
+    /// As `Files`, to go on with a write of which some is done.
+    Room {
+        /// Bytes that are written.
+        written: u64,
+    },
+    /// A signal that the thread takes from the queue by itself (`rt_sigtimedwait`).
+    Signals {
+        /// Which ones.
+        set: u64,
+    },
+}
+
+impl WaitFor {
+    /// Whether another thread has to bring it about, in the process's files.
+    pub(crate) fn is_for_files(self) -> bool {
+        matches!(self, WaitFor::Files | WaitFor::Room { .. })
+    }
+
+    /// Bytes that are written already.
+    pub(crate) fn written(self) -> u64 {
+        match self {
+            WaitFor::Room { written } => written,
+            _ => 0,
+        }
+    }
+
+    /// The signals that it ends with because they are waited for.
+    pub(crate) fn signals(self) -> u64 {
+        match self {
+            WaitFor::Signals { set } => set,
+            _ => 0,
+        }
+    }
 }
 
 /// A call that is made again after its thread waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Again {
+    /// What it waited for.
+    pub on: WaitFor,
     /// Until when it was to wait.
     pub until: Option<u64>,
     /// Whether that time has come.

@@ -21,6 +21,7 @@
 //! take arguments apart and put results together.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -167,7 +168,6 @@ impl Files {
     /// # Errors
     ///
     /// `EACCES` if it was not opened for reading, `ENODEV` if it is no regular file.
-    #[allow(dead_code, reason = "mmap is in another module")]
     pub(crate) fn read_at_for_map(
         &mut self,
         world: &mut crate::World,
@@ -190,5 +190,22 @@ impl Files {
             Errno::EISDIR | Errno::EINVAL => Errno::ENODEV,
             other => other,
         })
+    }
+
+    /// The first stretch of a regular file from an offset on that may hold something else than zeros.
+    ///
+    /// # Errors
+    ///
+    /// Those of the host, if it is one of its files.
+    pub(crate) fn data_for_map(
+        &mut self,
+        world: &crate::World,
+        fd: i32,
+        from: u64,
+    ) -> Result<Option<Range<u64>>, Errno> {
+        match self.get(fd)?.object {
+            Object::Memory(ino) => Ok(self.tree.data(ino, from)?),
+            _ => self.host_data(&world.files, fd, from),
+        }
     }
 }

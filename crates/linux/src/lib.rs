@@ -67,6 +67,12 @@ pub trait Hardware {
     /// If the system refuses. The guest must not go on then.
     fn forget(&mut self, memory: Range<u64>) -> Result<(), Broken>;
 
+    /// Whether the guest is to stop before it goes on. What takes long is given up then: the guest never
+    /// sees what came of it.
+    fn is_to_stop(&self) -> bool {
+        false
+    }
+
     /// The segment bases that the guest had when it left.
     ///
     /// # Errors
@@ -120,10 +126,11 @@ pub enum Next {
     },
     /// The vCPU goes on in another state altogether: another thread, or after a signal handler.
     Enter(Box<CpuState>),
-    /// No thread can run.
+    /// No thread can run, or none was found that can within a bounded time.
     Sleep {
         /// Until this instant of the world's [`Clock`] (nanoseconds of the monotonic clock), if any
-        /// thread waits for one.
+        /// thread waits for one. It may have passed already: then it is only to be looked whether the
+        /// guest is to stop.
         until: Option<u64>,
         /// The streams that would wake a thread when they are ready.
         streams: Streams,

@@ -17,7 +17,7 @@ use crate::random::Random;
 use crate::space::{self, Space};
 use crate::table::{self, Entry, entries};
 use crate::threads::{Made, Ready, Threads, Waiting};
-use crate::{Broken, Clock, Errno, Event, Hardware, Limits, Next, World};
+use crate::{Broken, Clock, Errno, Event, Hardware, Limits, Next, Streams, World};
 
 mod exceptions;
 mod identity;
@@ -26,6 +26,11 @@ mod settings;
 /// How long a thread may run while others wait for their turn: what lies between two
 /// [`Event::Tick`]s.
 pub const SLICE: Duration = Duration::from_millis(5);
+
+/// How often it is tried, after one exit, to find a thread that can go on. There is more than one try
+/// if what a thread waited for has not happened after all, or if a clock that is not the host's jumps
+/// to an instant at which nobody wakes up; without an end, if a timer's signals are ignored.
+const TRIES: u32 = 256;
 
 /// What a process starts with.
 #[derive(Debug, Clone)]
@@ -85,12 +90,13 @@ impl Process {
     /// Answers an exit, and says how the guest goes on.
     pub fn handle(&mut self, event: Event, hardware: &mut dyn Hardware, world: &mut World) -> Next {
         let runs = self.threads.one_runs();
+        world.files.forget_readiness();
         match event {
             Event::Syscall(registers) if runs => self.syscall(registers, hardware, world),
             Event::Exception(exception) if runs => self.exception(&exception, hardware),
             Event::Tick(registers) if runs => self.tick(registers, hardware, world),
             Event::Tick(_) | Event::Woken => {
-                self.threads.wake_files(true);
+                self.wake_files(world);
                 self.next(hardware, world)
             }
             Event::Syscall(_) | Event::Exception(_) => {
@@ -265,7 +271,7 @@ impl Process {
     /// Lets the current thread wait, unless a signal is there already.
     fn wait(&mut self, registers: &Registers, made: Made, wait: Wait) {
         self.threads.wait(registers, made, wait);
-        if self.threads.next_action().is_some() || self.threads.has_awaited() {
+        if self.threads.next_action().is_some() || self.threads.has_awaited(wait.on) {
             self.threads.interrupt_current();
         }
     }
@@ -293,9 +299,16 @@ impl Process {
             self.clock.advance(SLICE);
         }
         self.look_at_clock(world);
-        self.threads.wake_files(true);
+        self.wake_files(world);
         self.threads.requeue(&registers);
         self.next(hardware, world)
+    }
+
+    /// Lets waits for files have another look, those for the
+    /// host's streams if one is ready. Whether any has.
+    fn wake_files(&mut self, world: &World) -> bool {
+        let ready = world.files.is_any_ready(self.threads.waits_for_host());
+        self.threads.wake_files(ready)
     }
 
     /// Ends what the time has come for.
@@ -311,7 +324,11 @@ impl Process {
     fn next(&mut self, hardware: &mut dyn Hardware, world: &mut World) -> Next {
         // Whether the host's streams have been looked at since nobody could run.
         let mut looked = false;
-        loop {
+        for _ in 0..TRIES {
+            // Looking at what many descriptors are ready for takes a while.
+            if hardware.is_to_stop() {
+                break;
+            }
             self.look_at_clock(world);
             self.threads.wake_files(false);
             if let Some((registers, over)) = self.threads.next() {
@@ -321,8 +338,7 @@ impl Process {
                 }
             }
             let streams = self.threads.waits_for_host();
-            if streams.any() && !std::mem::replace(&mut looked, true) {
-                self.threads.wake_files(true);
+            if streams.any() && !std::mem::replace(&mut looked, true) && self.wake_files(world) {
                 continue;
             }
             match (self.threads.earliest(), world.clock) {
@@ -333,6 +349,8 @@ impl Process {
                 (Some(until), Clock::Virtual | Clock::Frozen(_)) => self.clock.jump(until),
             }
         }
+        // No more without a look whether the guest is to stop.
+        Next::Sleep { until: Some(self.clock.peek(&world.clock)), streams: Streams::NONE }
     }
 
     /// Lets the current thread go on, which has just been chosen; with its call if it has waited.
@@ -346,15 +364,20 @@ impl Process {
     ) -> Option<Next> {
         let Some((waiting, why)) = over else { return Some(self.go_on(registers, hardware)) };
         let Waiting { made, wait, .. } = waiting;
-        let again = Again { until: wait.until, timed_out: why == Ready::TimedOut };
-        if why == Ready::Interrupted && !self.threads.has_awaited() {
+        let again = Again { on: wait.on, until: wait.until, timed_out: why == Ready::TimedOut };
+        if why == Ready::Interrupted && !self.threads.has_awaited(wait.on) {
             let Some(action) = self.threads.next_action() else {
                 // Another thread has taken the signal.
                 self.threads.wait_on(waiting);
                 return None;
             };
-            self.threads.await_nothing();
             let result = match restarts(made, wait) && action.has(raw::SA_RESTART) {
+                // What is done counts.
+                _ if wait.on.written() > 0 => {
+                    registers.rax = wait.on.written();
+                    self.threads.note_call();
+                    Ok(())
+                }
                 true => {
                     registers.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);
                     registers.rax = made.number.into();

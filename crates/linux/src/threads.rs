@@ -80,8 +80,6 @@ pub(crate) struct Thread {
     mask: u64,
     /// What it blocks when the call that it makes is over, if that is something else.
     mask_after: Option<u64>,
-    /// Signals that it takes from the queue by itself (`rt_sigtimedwait`).
-    awaited: u64,
     pending: Pending,
     alt_stack: AltStack,
     /// The last exception that became a signal.
@@ -144,7 +142,6 @@ impl Threads {
             state: State::Running,
             mask: 0,
             mask_after: None,
-            awaited: 0,
             pending: Pending::default(),
             alt_stack: AltStack::default(),
             trap: Trap::default(),
@@ -213,7 +210,7 @@ impl Threads {
             State::Waiting(Waiting { wait, seen, .. }) => {
                 wait.until.is_some()
                     || matches!(wait.on, WaitFor::Host(_))
-                    || wait.on == WaitFor::Files && seen != self.happened
+                    || wait.on.is_for_files() && seen != self.happened
             }
         };
         !self.queue.is_empty()
@@ -326,9 +323,9 @@ impl Threads {
         let mut looking: Vec<(u64, u32)> = self
             .waits()
             .filter(|(_, waiting)| match waiting.wait.on {
-                WaitFor::Files => waiting.seen != happened,
+                WaitFor::Files | WaitFor::Room { .. } => waiting.seen != happened,
                 WaitFor::Host(_) => host || waiting.seen != happened,
-                WaitFor::Time | WaitFor::Futex { .. } => false,
+                WaitFor::Time | WaitFor::Futex { .. } | WaitFor::Signals { .. } => false,
             })
             .map(|(id, waiting)| (waiting.turn, id))
             .collect();

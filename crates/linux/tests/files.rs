@@ -117,6 +117,26 @@ fn a_file_goes_through_its_life() {
 }
 
 #[test]
+fn what_is_no_name_can_not_be_removed() {
+    let mut guest = guest();
+    let name = path(&mut guest, PATH, "/tmp/d");
+    assert_eq!(guest.returns(raw::__NR_mkdir, &[name, 0o755]), 0);
+    for (name, errno) in [
+        ("/tmp/d/..", ENOTEMPTY),
+        ("/tmp/d/../", ENOTEMPTY),
+        ("..", ENOTEMPTY),
+        ("/tmp/d/.", EINVAL),
+        (".", EINVAL),
+        ("/", EBUSY),
+        ("//", EBUSY),
+    ] {
+        let at = path(&mut guest, PATH, name);
+        assert_eq!(guest.returns(raw::__NR_rmdir, &[at]), error(errno), "{name}");
+        assert_eq!(guest.returns(raw::__NR_unlink, &[at]), error(EISDIR), "{name}");
+    }
+}
+
+#[test]
 fn buffers_that_are_huge_wrap_or_are_not_there() {
     let mut guest = guest();
     let fd = opened(&mut guest, "/data/file", raw::O_RDONLY);
@@ -176,11 +196,14 @@ fn offsets_near_the_end_of_the_range_do_not_wrap() {
         assert_eq!(guest.returns(raw::__NR_ftruncate, &[fd, at]), error(EINVAL));
         assert_eq!(guest.returns(raw::__NR_fallocate, &[fd, 0, at, 1]), error(EINVAL));
     }
-    assert_eq!(guest.returns(raw::__NR_pwrite64, &[fd, BUFFER, 8, most]), error(EFBIG));
-    assert_eq!(guest.returns(raw::__NR_pwrite64, &[fd, BUFFER, 8, most - 3]), 3);
+    for at in [most, most - 7] {
+        assert_eq!(guest.returns(raw::__NR_pwrite64, &[fd, BUFFER, 8, at]), error(EINVAL));
+        assert_eq!(guest.returns(raw::__NR_pread64, &[fd, BUFFER, 8, at]), error(EINVAL));
+    }
+    assert_eq!(guest.returns(raw::__NR_pwrite64, &[fd, BUFFER, 8, most - 8]), 8);
     assert_eq!(guest.returns(raw::__NR_lseek, &[fd, 0, 2]), i64::MAX);
     assert_eq!(guest.returns(raw::__NR_lseek, &[fd, 1, 2]), error(EINVAL));
-    assert_eq!(write(&mut guest, fd, b"x"), error(EFBIG));
+    assert_eq!(write(&mut guest, fd, b"x"), error(EINVAL));
     assert_eq!(guest.returns(raw::__NR_fallocate, &[fd, 0, most, 1]), error(EFBIG));
     assert_eq!(guest.returns(raw::__NR_fallocate, &[fd, 0, 0, 0]), error(EINVAL));
     assert_eq!(guest.returns(raw::__NR_fallocate, &[fd, 3, 0, most]), 0);
@@ -207,6 +230,81 @@ fn a_pipe_makes_its_reader_wait_and_its_writer_too() {
     // The other thread goes on, and nobody writes: both wait for ever.
     assert_eq!(guest.call(raw::__NR_read, &[from, BUFFER, 10]), Went::Entered);
     assert_eq!(guest.call(raw::__NR_read, &[from, BUFFER, 10]), Went::Deadlock);
+}
+
+/// A guest with two threads, a pipe 3 and 4, and 150,000 bytes to write.
+fn piping() -> Guest {
+    let mut guest = guest();
+    assert_eq!(guest.returns(raw::__NR_pipe, &[ARRAY]), 0);
+    guest.spawn();
+    let bytes: Vec<u8> = (0..150_000_u32).map(|at| (at / 7 % 251).to_le_bytes()[0]).collect();
+    guest.put(BUFFER, &bytes);
+    guest
+}
+
+#[test]
+fn a_write_to_a_pipe_goes_on_until_all_is_written() {
+    const TO: u64 = BUFFER + 0x4_0000;
+    let third = [BUFFER, 100, BUFFER + 100, 0, BUFFER + 100, 149_900];
+    for (number, arguments) in
+        [(raw::__NR_write, [4, BUFFER, 150_000]), (raw::__NR_writev, [4, ARRAY, 3])]
+    {
+        let mut guest = piping();
+        guest.put_words(ARRAY, &third);
+        assert_eq!(guest.call(number, &arguments), Went::Entered);
+        // The other thread reads, a part at a time.
+        let mut there: u64 = 0;
+        while there < 150_000 {
+            match guest.call(raw::__NR_read, &[3, TO + there, 40_000]) {
+                Went::On => there += guest.result().cast_unsigned(),
+                // The writer is done, before the last bytes are read.
+                Went::Entered => panic!("nothing to read after {there} bytes"),
+                other => panic!("{other:?}"),
+            }
+            if there < 150_000 {
+                // The writer fills the pipe again; it goes on only when all is in.
+                let went = guest.tick();
+                if went == Went::Entered {
+                    assert_eq!(guest.result(), 150_000);
+                    assert!(there > 150_000 - 65_536);
+                    assert_eq!(guest.tick(), Went::Entered);
+                }
+            }
+        }
+        assert_eq!(there, 150_000);
+        assert!(guest.bytes(BUFFER, 150_000) == guest.bytes(TO, 150_000));
+    }
+}
+
+#[test]
+fn a_write_that_is_cut_short_says_how_much_is_written() {
+    // By a signal, whatever its handler says.
+    for flags in [0, raw::SA_RESTART] {
+        let mut guest = piping();
+        guest.handler(raw::SIGUSR1, flags, 0);
+        assert_eq!(guest.call(raw::__NR_write, &[4, BUFFER, 150_000]), Went::Entered);
+        assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
+        assert_eq!(guest.tick(), Went::Entered);
+        assert!(guest.in_handler());
+        assert_eq!(guest.sigreturn(), Went::Entered);
+        assert_eq!(guest.result(), 65_536);
+    }
+    // Since nobody reads any more: that is a signal, too.
+    let mut guest = piping();
+    guest.put_words(DATA, &[1, 0, 0, 0]);
+    assert_eq!(guest.returns(raw::__NR_rt_sigaction, &[13, DATA, 0, 8]), 0);
+    assert_eq!(guest.call(raw::__NR_write, &[4, BUFFER, 150_000]), Went::Entered);
+    assert_eq!(guest.returns(raw::__NR_close, &[3]), 0);
+    assert_eq!(guest.tick(), Went::Entered);
+    assert_eq!(guest.result(), 65_536);
+    assert_eq!(guest.returns(raw::__NR_write, &[4, BUFFER, 1]), error(EPIPE));
+    // And by another thread that puts a file in the pipe's place.
+    let mut guest = piping();
+    assert_eq!(guest.call(raw::__NR_write, &[4, BUFFER, 150_000]), Went::Entered);
+    let file = opened(&mut guest, "/tmp/file", raw::O_RDWR | raw::O_CREAT);
+    assert_eq!(guest.returns(raw::__NR_dup2, &[file, 4]), 4);
+    assert_eq!(guest.tick(), Went::Entered);
+    assert_eq!(guest.result(), 65_536);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 mod support;
 
 use glowbox_core::registers::{ExtendedState, Registers};
-use linux_raw_sys::errno::{EAGAIN, EINTR, EINVAL, ENOMEM, EPERM, ESRCH};
+use glowbox_linux::{Clock, Event, Streams};
+use linux_raw_sys::errno::{EAGAIN, EFAULT, EINTR, EINVAL, ENOMEM, EPERM, ESRCH};
 use support::{CODE, DATA, Guest, STACK, Went, bit, error, extended, handler_of, raw};
 
 const FUTEX: u64 = DATA + 0x100;
@@ -447,4 +448,82 @@ fn who_takes_no_part_in_a_fault_is_not_touched_by_it() {
     assert_eq!(guest.hardware.extended, extended(0x5a));
     guest.tick();
     assert_eq!(guest.hardware.extended, extended(0x77));
+}
+
+#[test]
+fn a_signal_is_taken_also_while_others_make_calls() {
+    let mut guest = Guest::new();
+    guest.handler(raw::SIGUSR1, 0, 0);
+    assert_eq!(guest.returns(raw::__NR_pipe, &[TIME]), 0);
+    guest.spawn();
+    // What the other thread does lets it look at the pipe again.
+    assert_eq!(guest.call(raw::__NR_read, &[3, FUTEX, 8]), Went::Entered);
+    assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
+    assert_eq!(guest.tick(), Went::Entered);
+    assert_eq!(guest.registers.rip, handler_of(raw::SIGUSR1));
+    assert_eq!(guest.sigreturn(), Went::Entered);
+    assert_eq!(guest.result(), error(EINTR));
+}
+
+#[test]
+fn a_timer_whose_signal_does_nothing_lets_the_host_look_at_other_things() {
+    let frozen = Clock::Frozen(std::time::SystemTime::UNIX_EPOCH);
+    for (clock, blocked) in [(Clock::Virtual, false), (Clock::Virtual, true), (frozen, false)] {
+        let mut guest = Guest::new().clock(clock);
+        match blocked {
+            true => guest.block(raw::SIGALRM),
+            false => {
+                guest.put_words(DATA, &[1, 0, 0, 0]);
+                assert_eq!(guest.returns(raw::__NR_rt_sigaction, &[14, DATA, 0, 8]), 0);
+            }
+        }
+        guest.put_words(TIME, &[0, 1000, 0, 1000]);
+        assert_eq!(guest.returns(raw::__NR_setitimer, &[0, TIME, 0]), 0);
+        // A bounded number of times, and it goes on.
+        let mut went = guest.call(raw::__NR_pause, &[]);
+        let mut before = 0;
+        for _ in 0..3 {
+            let Went::Sleeps { until: Some(until), streams: Streams::NONE } = went else {
+                panic!("{went:?}");
+            };
+            assert!(until > before && until <= guest.process.now(&guest.world));
+            before = until;
+            went = guest.event(Event::Woken);
+        }
+        // Not even once if the guest is to stop.
+        guest.hardware.stops = true;
+        let now = guest.process.now(&guest.world);
+        let stops = Went::Sleeps { until: Some(now), streams: Streams::NONE };
+        assert_eq!(guest.event(Event::Woken), stops);
+    }
+}
+
+#[test]
+fn what_is_waited_for_is_known_from_the_start_and_forgotten_with_the_wait() {
+    const PAGE: u64 = DATA + 0x8000;
+    let mut guest = Guest::new();
+    guest.handler(raw::SIGUSR2, 0, 0);
+    guest.block(raw::SIGUSR1);
+    let other = guest.spawn();
+    guest.put_words(PAGE, &[bit(raw::SIGUSR1)]);
+    for (to, result) in [(0, 10), (PAGE, error(EFAULT))] {
+        let set = if to == 0 { PAGE } else { TIME };
+        guest.put_words(TIME, &[bit(raw::SIGUSR1)]);
+        assert_eq!(guest.call(raw::__NR_rt_sigtimedwait, &[set, to, 0, 8]), Went::Entered);
+        assert_eq!(guest.id(), other);
+        // What the call was given is gone when the signal comes.
+        assert_eq!(guest.returns(raw::__NR_munmap, &[PAGE, 4096]), 0);
+        assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
+        assert_eq!(guest.tick(), Went::Entered);
+        assert_eq!((guest.result(), guest.id()), (result, 2));
+        // The same signal is nothing to wait for any more.
+        assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 10]), 0);
+        assert_eq!(guest.call(raw::__NR_pause, &[]), Went::Entered);
+        assert_eq!(guest.id(), other);
+        assert_eq!(guest.returns(raw::__NR_tgkill, &[2, 2, 12]), 0);
+        assert_eq!(guest.tick(), Went::Entered);
+        assert_eq!(guest.sigreturn(), Went::Entered);
+        assert_eq!((guest.result(), guest.id()), (error(EINTR), 2));
+        assert_eq!(guest.returns(raw::__NR_rt_sigtimedwait, &[TIME, 0, 0, 8]), 10);
+    }
 }

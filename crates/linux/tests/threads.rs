@@ -385,6 +385,7 @@ fn a_copy_goes_on_like_the_original() {
             bases: guest.hardware.bases,
             extended: guest.hardware.extended.clone(),
             asked: 0,
+            stops: false,
         },
         world: Default::default(),
         registers: guest.registers,

@@ -18,7 +18,7 @@ mod waiting;
 
 pub(crate) const CALLS: &[Entry] = entries! {
     read __NR_read io::read: "at most 64 MiB of a file, 256 KiB of anything else";
-    write __NR_write io::write: "at most 64 MiB to a file, 2 MiB to anything else";
+    write __NR_write io::write: "at most 64 MiB to a file, 2 MiB to a stream";
     readv __NR_readv io::readv: "as `read`";
     writev __NR_writev io::writev: "as `write`";
     pread64 __NR_pread64 io::pread64: "";
@@ -33,7 +33,7 @@ pub(crate) const CALLS: &[Entry] = entries! {
     open __NR_open names::open: "permissions keep nobody out; what can't be changed is EROFS; no O_TMPFILE";
     openat __NR_openat names::openat: "as `open`";
     creat __NR_creat names::creat: "";
-    mkdir __NR_mkdir names::mkdir: "in the scratch directory; EROFS elsewhere";
+    mkdir __NR_mkdir names::mkdir: "in the scratch directory, at most 2048 deep (`ENAMETOOLONG`); EROFS elsewhere";
     mkdirat __NR_mkdirat names::mkdirat: "as `mkdir`";
     rmdir __NR_rmdir names::rmdir: "as `mkdir`";
     unlink __NR_unlink names::unlink: "as `mkdir`";
@@ -93,7 +93,7 @@ pub(crate) const CALLS: &[Entry] = entries! {
     fcntl __NR_fcntl descriptors::fcntl: "descriptors, flags, and locks, which are always free; no leases, seals, owners";
     flock __NR_flock descriptors::flock: "the lock is always free";
     ioctl __NR_ioctl descriptors::ioctl: "FIONREAD, FIONBIO, FIOCLEX, FIONCLEX; nothing is a terminal";
-    pipe __NR_pipe descriptors::pipe: "64 KiB each; a write of more may be short";
+    pipe __NR_pipe descriptors::pipe: "64 KiB each";
     pipe2 __NR_pipe2 descriptors::pipe2: "as `pipe`; no O_DIRECT";
     eventfd __NR_eventfd descriptors::eventfd: "";
     eventfd2 __NR_eventfd2 descriptors::eventfd2: "";

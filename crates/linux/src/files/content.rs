@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -29,6 +30,8 @@ pub(super) struct Bytes(pub(super) Vec<u8>);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Content {
     size: u64,
+    /// What it costs of a limit.
+    cost: u64,
     data: Data,
 }
 
@@ -43,12 +46,12 @@ enum Data {
 impl Content {
     /// Nothing.
     pub(super) fn new() -> Content {
-        Content { size: 0, data: Data::Chunks(BTreeMap::new()) }
+        Content { size: 0, cost: 0, data: Data::Chunks(BTreeMap::new()) }
     }
 
     /// Bytes that are only read.
     pub(super) fn whole(bytes: Vec<u8>) -> Content {
-        Content { size: bytes.len() as u64, data: Data::Whole(Arc::new(Bytes(bytes))) }
+        Content { size: bytes.len() as u64, cost: 0, data: Data::Whole(Arc::new(Bytes(bytes))) }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -57,10 +60,7 @@ impl Content {
 
     /// What it costs of a limit.
     pub(super) fn cost(&self) -> u64 {
-        match &self.data {
-            Data::Whole(_) => 0,
-            Data::Chunks(chunks) => chunks.values().map(|chunk| cost(&chunk.0)).sum(),
-        }
+        self.cost
     }
 
     /// Reads from an offset on: as much as there is.
@@ -84,6 +84,20 @@ impl Content {
         length
     }
 
+    /// Where the next bytes from an offset on are that are in no hole.
+    pub(super) fn data(&self, from: u64) -> Option<Range<u64>> {
+        match &self.data {
+            Data::Whole(_) => (from < self.size).then_some(from..self.size),
+            Data::Chunks(chunks) => {
+                let mut there = chunks.range(locate(from).0..).map(|(index, chunk)| {
+                    let start = index * CHUNK as u64;
+                    start.max(from)..(start + chunk.0.len() as u64).min(self.size)
+                });
+                there.find(|bytes| !bytes.is_empty())
+            }
+        }
+    }
+
     /// Writes from an offset on, as much as the room allows, which becomes smaller by what it costs.
     ///
     /// # Errors
@@ -99,6 +113,7 @@ impl Content {
         let Data::Chunks(chunks) = &mut self.data else { return Err(Errno::EROFS) };
         let most = MOST.checked_sub(offset).filter(|most| *most > 0).ok_or(Errno::EFBIG)?;
         let length = usize::try_from(most).map_or(bytes.len(), |most| most.min(bytes.len()));
+        let before = *room;
         let mut done = 0;
         while done < length {
             let (index, within) = locate(offset + done as u64);
@@ -112,6 +127,7 @@ impl Content {
             }
             done += part;
         }
+        self.cost += before - *room;
         if done == 0 && length > 0 {
             return Err(Errno::ENOSPC);
         }
@@ -159,7 +175,9 @@ impl Content {
             let to = if index == last && !to_the_end { within_last } else { CHUNK };
             let Some(chunk) = chunks.get_mut(&index) else { continue };
             if from == 0 && to >= chunk.0.len() {
-                *room = room.saturating_add(cost(&chunk.0));
+                let cost = cost(&chunk.0);
+                *room = room.saturating_add(cost);
+                self.cost = self.cost.saturating_sub(cost);
                 chunks.remove(&index);
             } else if from < to.min(chunk.0.len()) {
                 let chunk = &mut Arc::make_mut(chunk).0;
@@ -173,9 +191,10 @@ impl Content {
     /// Whether it can have come about: for one that comes from a file.
     pub(super) fn is_sound(&self) -> bool {
         match &self.data {
-            Data::Whole(bytes) => bytes.0.len() as u64 == self.size,
+            Data::Whole(bytes) => bytes.0.len() as u64 == self.size && self.cost == 0,
             Data::Chunks(chunks) => {
                 self.size <= MOST
+                    && self.cost == chunks.values().map(|chunk| cost(&chunk.0)).sum::<u64>()
                     && chunks.iter().all(|(index, chunk)| {
                         let length = chunk.0.len();
                         let starts_in =
@@ -297,6 +316,11 @@ mod tests {
         assert_eq!(content.cost(), (CHUNK + SHORTEST) as u64 + 2 * CHUNK_COST);
         assert!(content.is_sound());
         assert_eq!(content.read(u64::MAX, &mut [0]), 0);
+        let (second, third, end) = (2 * CHUNK as u64, 3 * CHUNK as u64, content.size());
+        assert_eq!(content.data(0), Some(second..third));
+        assert_eq!(content.data(third - 1), Some(third - 1..third));
+        assert_eq!(content.data(third), Some(third..end));
+        assert_eq!((content.data(end), content.data(u64::MAX)), (None, None));
     }
 
     #[test]
@@ -351,5 +375,9 @@ mod tests {
         content.punch(10, 5, &mut room).unwrap();
         content.punch(u64::MAX - 1, u64::MAX, &mut room).unwrap();
         assert!(content.is_sound());
+        // The sum is kept, and checked.
+        assert_eq!(content.cost(), (1 << 20) - room);
+        content.cost += 1;
+        assert!(!content.is_sound());
     }
 }

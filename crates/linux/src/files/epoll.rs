@@ -1,7 +1,6 @@
 //! Readiness: what `poll`, `select` and epoll ask for; and epoll's sets.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use linux_raw_sys::general as raw;
 use serde::{Deserialize, Serialize};
@@ -91,7 +90,7 @@ impl Files {
             _ if open.is_path() => return Err(Errno::EBADF),
             Object::Stream(Stream::Input) => {
                 reads = Streams::INPUT;
-                let ready = around.grants.is_ready(reads, Duration::ZERO);
+                let ready = around.grants.is_any_ready(reads);
                 (if ready { IN | IN_TOO } else { 0 }, open.uses)
             }
             Object::Stream(stream) => {
@@ -99,7 +98,7 @@ impl Files {
                     Stream::Error => Streams::ERROR,
                     _ => Streams::OUTPUT,
                 };
-                let ready = around.grants.is_ready(writes, Duration::ZERO);
+                let ready = around.grants.is_any_ready(writes);
                 (if ready { OUT | OUT_TOO } else { 0 }, open.uses)
             }
             Object::Memory(_) | Object::Host(_) => (both, 0),

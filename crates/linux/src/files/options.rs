@@ -119,6 +119,10 @@ impl Options {
     /// Gives the guest a directory that it can write to, in the host's memory. What is in there costs
     /// at most so many bytes; besides its contents, each file counts 512 bytes, and each name 96 and
     /// its length.
+    ///
+    /// That is what is asked of the host's allocator. It takes more if gaps are left that nothing fits
+    /// into: 1.7 times as much for a guest that wrote and removed parts of files to that end. Have
+    /// twice the limit to spare.
     pub fn scratch(&mut self, path: impl AsRef<str>, limit: u64) -> &mut Options {
         self.scratch = Some((path.as_ref().as_bytes().to_vec(), limit));
         self

@@ -95,7 +95,13 @@ impl Files {
         let target = self.resolve(around.grants, base, path, false)?;
         let (place, kind) = target.clone().existing()?;
         if target.name.is_none() {
-            return Err(if directory { Errno::EINVAL } else { Errno::EISDIR });
+            let last = path.split(|byte| *byte == b'/').rfind(|name| !name.is_empty());
+            return Err(match last {
+                _ if !directory => Errno::EISDIR,
+                Some(b"..") => Errno::ENOTEMPTY,
+                Some(_) => Errno::EINVAL,
+                None => Errno::EBUSY,
+            });
         }
         match kind == Type::Directory {
             true if !directory => return Err(Errno::EISDIR),

@@ -3,7 +3,7 @@
 use linux_raw_sys::general as raw;
 
 use super::resolve::Place;
-use super::{Around, Errno, Files, Grants, Options};
+use super::{Around, Errno, Files, Grants, Input, Options};
 use crate::Limits;
 use crate::call::Stop;
 use crate::clock::{Clock, Clocks};

@@ -1,5 +1,6 @@
 //! Reading and writing, from and into slices.
 
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -120,6 +121,29 @@ impl Files {
         Ok(opened)
     }
 
+    /// Where the next bytes of a host's file from an offset on are that are in no hole, as far as the
+    /// host knows.
+    pub(super) fn host_data(
+        &mut self,
+        grants: &Grants,
+        fd: i32,
+        from: u64,
+    ) -> Result<Option<Range<u64>>, Errno> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno as HostErrno;
+        let file = self.host_file(grants, fd)?;
+        let size = status(&*file)?.size;
+        // Where the descriptor stands means nothing: reads say where.
+        let start = match seek(&*file, SeekFrom::Data(from)) {
+            Ok(start) => start,
+            Err(HostErrno::NXIO) => return Ok(None),
+            // Not every file system knows.
+            Err(_) => return Ok((from < size).then_some(from..size)),
+        };
+        let end = seek(&*file, SeekFrom::Hole(start)).unwrap_or(size);
+        Ok(Some(start..end.max(start)).filter(|data| !data.is_empty()))
+    }
+
     /// What a descriptor of the host's stands for now: even if its name is gone.
     pub(super) fn host_open_status(
         &mut self,
@@ -212,10 +236,12 @@ impl Files {
         let written = match &mut self.get_mut(fd)?.object {
             Object::Stream(Stream::Output) => {
                 on = WaitFor::Host(Streams::OUTPUT);
+                around.grants.forget_readiness();
                 around.grants.output.write(bytes)?
             }
             Object::Stream(Stream::Error) => {
                 on = WaitFor::Host(Streams::ERROR);
+                around.grants.forget_readiness();
                 around.grants.error.write(bytes)?
             }
             Object::Event(event) => event.write(bytes)?,
@@ -237,6 +263,10 @@ impl Files {
     /// Whether reads and writes go on at once until all is done: no stream or the like.
     pub(super) fn is_file(&self, fd: i32) -> Result<bool, Errno> {
         Ok(matches!(self.get(fd)?.object, Object::Memory(_) | Object::Host(_)))
+    }
+
+    pub(super) fn is_pipe(&self, fd: i32) -> Result<bool, Errno> {
+        Ok(matches!(self.get(fd)?.object, Object::Pipe { .. }))
     }
 
     /// Sets where a descriptor stands.

@@ -7,6 +7,7 @@
 //! stays below its limit: a guest can't fill the host's memory with empty files either.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ use crate::Errno;
 
 /// Nodes to a block.
 const BLOCK: u64 = 64;
+/// Most directories above another one, in the scratch directory: no path names what lies deeper.
+const DEPTH_MAX: usize = crate::call::PATH_MAX / 2;
 
 /// Files in memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -169,7 +172,11 @@ impl Tree {
     ) -> Result<Ino, Errno> {
         let pool = self.get(directory)?.pool;
         let kind = match kind {
-            Kind::Directory(_) => Kind::Directory(Directory::new(directory, Name::from(name))),
+            Kind::Directory(_) => {
+                // No node has this number, so this looks how deep it is.
+                self.is_in(directory, self.next)?;
+                Kind::Directory(Directory::new(directory, Name::from(name)))
+            }
             other => other,
         };
         let node = Node::new(kind, pool, mode, now);
@@ -304,7 +311,7 @@ impl Tree {
         how: Rename,
     ) -> Result<(), Errno> {
         let is_directory = |ino| self.directory(ino).is_ok();
-        if is_directory(moved) && self.is_in(to.0, moved) {
+        if is_directory(moved) && self.is_in(to.0, moved)? {
             return Err(Errno::EINVAL);
         }
         match (there, how) {
@@ -312,7 +319,7 @@ impl Tree {
             (None, _) => Ok(()),
             (Some(_), Rename::NoReplace) => Err(Errno::EEXIST),
             (Some(there), Rename::Exchange) => {
-                match is_directory(there) && self.is_in(from.0, there) {
+                match is_directory(there) && self.is_in(from.0, there)? {
                     true => Err(Errno::EINVAL),
                     false => Ok(()),
                 }
@@ -326,23 +333,33 @@ impl Tree {
         }
     }
 
-    /// Whether a directory is another one, or lies below it.
-    fn is_in(&self, mut ino: Ino, above: Ino) -> bool {
-        loop {
+    /// Whether a directory is another one, or lies below it; `ENAMETOOLONG` if it lies too deep to have
+    /// another directory in it.
+    fn is_in(&self, mut ino: Ino, above: Ino) -> Result<bool, Errno> {
+        for _ in 0..DEPTH_MAX {
             if ino == above {
-                return true;
+                return Ok(true);
             }
             match self.directory(ino) {
                 Ok(directory) if directory.parent != ino => ino = directory.parent,
-                _ => return false,
+                _ => return Ok(false),
             }
         }
+        Err(Errno::ENAMETOOLONG)
     }
 
     /// Reads from a regular file.
     pub(super) fn read(&self, ino: Ino, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
         match &self.get(ino)?.kind {
             Kind::File(content) => Ok(content.read(offset, into)),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Where the next bytes of a regular file are that are in no hole.
+    pub(super) fn data(&self, ino: Ino, from: u64) -> Result<Option<Range<u64>>, Errno> {
+        match &self.get(ino)?.kind {
+            Kind::File(content) => Ok(content.data(from)),
             _ => Err(Errno::EINVAL),
         }
     }

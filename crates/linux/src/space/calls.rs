@@ -1,18 +1,21 @@
 //! The system calls of the address space.
 
+use std::ops::Range;
+
 use glowbox_core::address::PAGE_SIZE;
 use linux_raw_sys::general as raw;
 
 use super::areas::Kind;
 use super::map::{Placing, Request, usable, whole_pages};
-use super::{Rights, Space};
+use super::{Rights, Space, page_of};
 use crate::call::{Answer, Call, Stop, int, unsigned};
+use crate::files::Files;
 use crate::table::{Entry, entries};
-use crate::{Errno, Hardware};
+use crate::{Errno, Hardware, World};
 
 pub(crate) const CALLS: &[Entry] = entries! {
     brk __NR_brk brk: "";
-    mmap __NR_mmap mmap: "of a file: its bytes are copied at once, pages beyond its end read as zero, and shared and writable is `ENODEV`; executable is `EACCES` unless JIT is allowed; huge pages are `ENOMEM`";
+    mmap __NR_mmap mmap: "of a file: its bytes are copied at once, but for its holes, pages beyond its end read as zero, and shared and writable is `ENODEV`; executable is `EACCES` unless JIT is allowed; huge pages are `ENOMEM`";
     munmap __NR_munmap munmap: "of what is Glowbox's own: `EINVAL`";
     mprotect __NR_mprotect mprotect: "all or nothing; to executable what was not is `EACCES` unless JIT is allowed; of what is Glowbox's own: `ENOMEM`";
     mremap __NR_mremap mremap: "moves pages without copying them; only anonymous memory grows, an old size of 0 and `MREMAP_DONTUNMAP` are `EINVAL`";
@@ -41,8 +44,41 @@ fn rights(protection: u64) -> Rights {
 /// Where `MAP_32BIT` finds places.
 const LOW_BASE: u64 = 1 << 31;
 
-/// What gives a file's bytes, from an offset into the mapping on: how many, and 0 at its end.
-type Source<'a> = dyn FnMut(u64, &mut [u8]) -> Result<usize, Errno> + 'a;
+/// A file that is mapped. Offsets are into the mapping.
+pub(super) trait Source {
+    /// The first stretch from an offset on that may hold something else than zeros; none up to the end
+    /// of the file.
+    fn data(&mut self, from: u64) -> Result<Option<Range<u64>>, Errno>;
+
+    /// Reads bytes from an offset on: how many, and 0 at the end.
+    fn read(&mut self, from: u64, into: &mut [u8]) -> Result<usize, Errno>;
+}
+
+/// One of the process's own.
+struct Opened<'a> {
+    files: &'a mut Files,
+    world: &'a mut World,
+    fd: i32,
+    offset: u64,
+}
+
+impl Source for Opened<'_> {
+    fn data(&mut self, from: u64) -> Result<Option<Range<u64>>, Errno> {
+        let from = self.offset.saturating_add(from);
+        let found = self.files.data_for_map(self.world, self.fd, from)?;
+        let within = |at: u64| at.max(from) - self.offset;
+        Ok(found.map(|found| within(found.start)..within(found.end)))
+    }
+
+    fn read(&mut self, from: u64, into: &mut [u8]) -> Result<usize, Errno> {
+        self.files.read_at_for_map(self.world, self.fd, self.offset.saturating_add(from), into)
+    }
+}
+
+/// The whole pages that a stretch of a mapping lies in.
+fn pages_around(bytes: &Range<u64>) -> Range<u64> {
+    page_of(bytes.start)..whole_pages(bytes.end).unwrap_or(page_of(bytes.end))
+}
 
 impl Space {
     /// What `mmap` asks for.
@@ -79,43 +115,102 @@ impl Space {
         Ok(Request { address, length, rights, kind, placing, reserve, populate })
     }
 
-    /// Maps a copy of bytes that a function gives by offset, until it gives none.
+    /// Maps a copy of a file's bytes. Its holes get no memory before they are touched.
     pub(super) fn map_copy(
         &mut self,
         hardware: &mut dyn Hardware,
         request: Request,
-        bytes: &mut Source<'_>,
+        source: &mut dyn Source,
     ) -> Answer {
-        let mut buffer = vec![0; COPIED_AT_ONCE];
-        // Before anything changes: whether there is such a file, and it can be read.
-        bytes(0, &mut buffer[..1])?;
+        // Before anything changes: whether there is such a file, it can be read, and there is room.
+        source.read(0, &mut [0])?;
+        self.check_copy(hardware, &request, source)?;
         let address = self.map(hardware, request)?;
-        let mut done = 0;
-        while done < request.length {
-            let most = usize::try_from(request.length - done)
-                .map_or(COPIED_AT_ONCE, |left| left.min(COPIED_AT_ONCE));
-            let copied = match bytes(done, &mut buffer[..most]) {
-                Ok(0) => break,
-                Ok(count) => {
-                    let count = count.min(most);
-                    self.load(hardware, address + done, &buffer[..count]).map(|()| count as u64)
-                }
-                Err(error) => Err(error.into()),
-            };
-            match copied {
-                Ok(count) => done += count,
-                Err(stop @ Stop::Broken(_)) => return Err(stop),
-                Err(stop) => {
-                    self.unmap(hardware, address, request.length)?;
-                    return Err(match stop {
-                        Stop::OutOfMemory(_) => Errno::ENOMEM.into(),
-                        stop => stop,
-                    });
-                }
+        match self.copy_all(hardware, address, request.length, source) {
+            Ok(()) => Ok(address),
+            Err(stop @ Stop::Broken(_)) => Err(stop),
+            Err(stop) => {
+                self.unmap(hardware, address, request.length)?;
+                Err(match stop {
+                    Stop::OutOfMemory(_) => Errno::ENOMEM.into(),
+                    stop => stop,
+                })
             }
         }
-        Ok(address)
     }
+
+    /// `ENOMEM` if there is no memory for a copy of a file's bytes.
+    fn check_copy(
+        &self,
+        hardware: &dyn Hardware,
+        request: &Request,
+        source: &mut dyn Source,
+    ) -> Result<(), Stop> {
+        let replaced = match request.placing {
+            Placing::Fixed => {
+                let length = whole_pages(request.length).unwrap_or_default();
+                usable(request.address, length).map_or(0, |range| self.runs.populated(&range))
+            }
+            _ => 0,
+        };
+        let mut needed = 0_u64;
+        let mut end = 0;
+        while let Some(data) = next_data(hardware, request.length, source, end)? {
+            let pages = pages_around(&data);
+            needed = needed.saturating_add(pages.end - pages.start.max(page_end(end)));
+            if !self.has_room(needed.saturating_sub(replaced)) {
+                return Err(Errno::ENOMEM.into());
+            }
+            end = data.end;
+        }
+        Ok(())
+    }
+
+    /// Copies a file's bytes to where it is mapped.
+    fn copy_all(
+        &mut self,
+        hardware: &mut dyn Hardware,
+        address: u64,
+        length: u64,
+        source: &mut dyn Source,
+    ) -> Result<(), Stop> {
+        let mut buffer = vec![0; COPIED_AT_ONCE];
+        let mut done = 0;
+        while let Some(data) = next_data(hardware, length, source, done)? {
+            let most = usize::try_from(data.end - data.start)
+                .map_or(COPIED_AT_ONCE, |left| left.min(COPIED_AT_ONCE));
+            let count = source.read(data.start, &mut buffer[..most])?.min(most);
+            if count == 0 {
+                break;
+            }
+            done = data.start + count as u64;
+            // What is loaded and no more: what comes next may be a hole.
+            let pages = pages_around(&(address + data.start..address + done));
+            self.populate(hardware, &pages, pages.start)?;
+            self.load(hardware, address + data.start, &buffer[..count])?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the page ends that the last byte before an offset lies in.
+fn page_end(offset: u64) -> u64 {
+    whole_pages(offset).unwrap_or(u64::MAX)
+}
+
+/// What of a file is to be copied next into a mapping of so many bytes.
+fn next_data(
+    hardware: &dyn Hardware,
+    length: u64,
+    source: &mut dyn Source,
+    from: u64,
+) -> Result<Option<Range<u64>>, Stop> {
+    if hardware.is_to_stop() {
+        return Err(Errno::EINTR.into());
+    }
+    let found = if from < length { source.data(from)? } else { None };
+    let found = found.map(|data| data.start.max(from)..data.end.min(length));
+    Ok(found.filter(|data| !data.is_empty()))
 }
 
 /// Bytes of a file that are copied at once.
@@ -134,10 +229,8 @@ fn mmap(call: &mut Call<'_>) -> Answer {
     if offset.checked_add(length).is_none_or(|end| i64::try_from(end).is_err()) {
         return Err(Errno::EOVERFLOW.into());
     }
-    let files = &mut process.files;
-    process.space.map_copy(*hardware, request, &mut |at, into| {
-        files.read_at_for_map(world, int(fd), offset + at, into)
-    })
+    let mut opened = Opened { files: &mut process.files, world, fd: int(fd), offset };
+    process.space.map_copy(*hardware, request, &mut opened)
 }
 
 fn munmap(call: &mut Call<'_>) -> Answer {

@@ -17,23 +17,44 @@ pub(super) const CHUNK: u64 = 256 << 10;
 /// What is populated at a time when faults go on and on in one direction.
 const LARGEST_CHUNK: u64 = 2 << 20;
 
-/// Makes the vCPU forget frames, or notes that it may know them.
+/// Most stretches of frames that the vCPU is made to forget one by one, which takes the host some
+/// microseconds each.
+pub(super) const MOST_FORGOTTEN: usize = 512;
+/// Bytes that are populated between two looks whether the guest is to stop.
+const POPULATED_AT_ONCE: u64 = 16 << 20;
+
+/// Makes the vCPU forget frames: if they are scattered, with all that lies between them, which it has
+/// to look up again then.
 pub(super) fn forget(hardware: &mut dyn Hardware, frames: Vec<Range<u64>>) -> Result<(), Broken> {
-    merged(frames).into_iter().try_for_each(|frames| hardware.forget(frames))
+    let frames = merged(frames);
+    match (frames.first(), frames.last()) {
+        (Some(first), Some(last)) if frames.len() > MOST_FORGOTTEN => {
+            hardware.forget(first.start..last.end)
+        }
+        _ => frames.into_iter().try_for_each(|frames| hardware.forget(frames)),
+    }
 }
 
+/// Notes that the vCPU may know frames.
 pub(super) fn reveal(hardware: &mut dyn Hardware, frames: Vec<Range<u64>>) {
     merged(frames).into_iter().for_each(|frames| hardware.reveal(frames));
 }
 
-/// Clears frames.
+/// Clears frames. A page that was never written to is only read, so that the host needs no memory for it.
 pub(super) fn clear(hardware: &mut dyn Hardware, frames: &Range<u64>) -> Result<(), Broken> {
     let range = usize::try_from(frames.start).ok().zip(usize::try_from(frames.end).ok());
     let bytes = range.and_then(|(start, end)| hardware.memory_mut().get_mut(start..end));
     let outside = || broken(format!("frames at {frames:#x?} lie outside of guest memory"));
-    bytes.ok_or_else(outside)?.fill(0);
+    for page in bytes.ok_or_else(outside)?.chunks_mut(ZEROS.len()) {
+        if *page != ZEROS[..page.len()] {
+            page.fill(0);
+        }
+    }
     Ok(())
 }
+
+/// A page that is clear.
+static ZEROS: [u8; 4096] = [0; 4096];
 
 impl Space {
     pub(super) fn tables<'a>(&self, hardware: &'a mut dyn Hardware) -> Tables<'a> {
@@ -131,6 +152,25 @@ impl Space {
             reveal(hardware, revealed);
         }
         Ok(())
+    }
+
+    /// As `populate`, for what may be large: it is given up if the guest is to stop. Whether all of it
+    /// has frames then.
+    pub(super) fn populate_large(
+        &mut self,
+        hardware: &mut dyn Hardware,
+        range: &Range<u64>,
+    ) -> Result<bool, Broken> {
+        let mut next = range.start;
+        while next < range.end {
+            let part = next..range.end.min(next.saturating_add(POPULATED_AT_ONCE));
+            self.populate(hardware, &part, part.start)?;
+            if hardware.is_to_stop() || self.runs.populated(&part) < length(&part) {
+                return Ok(false);
+            }
+            next = part.end;
+        }
+        Ok(true)
     }
 
     /// Removes the entries of a range, and makes the vCPU forget what they led to.

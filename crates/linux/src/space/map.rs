@@ -77,7 +77,7 @@ impl Space {
         self.areas.insert(range.clone(), Area::new(rights, kind));
         let small = kind == Kind::Anonymous && length <= CHUNK;
         if rights.any() && (request.populate || small) {
-            self.populate(hardware, &range, range.start)?;
+            self.populate_large(hardware, &range)?;
         }
         Ok(range.start)
     }
@@ -261,11 +261,10 @@ impl Space {
         }
         let parts: Vec<Range<u64>> = self.areas.overlapping(range).map(|(part, _)| part).collect();
         for part in parts {
-            self.populate(hardware, &part, part.start)?;
+            if !self.populate_large(hardware, &part)? {
+                return Err(Errno::ENOMEM.into());
+            }
         }
-        match self.runs.populated(range) == length(range) {
-            true => Ok(0),
-            false => Err(Errno::ENOMEM.into()),
-        }
+        Ok(0)
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests of the address space run on: a machine whose vCPU walks the page tables as they
 //! stand in its memory, and never looks again at what it has found until it is made to forget it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -9,6 +10,7 @@ use glowbox_core::paging::{self, Mapping, Privilege};
 use glowbox_core::registers::ExtendedState;
 use linux_raw_sys::general as raw;
 
+use super::calls::Source;
 use super::map::Request;
 use super::{FAULT_FETCH, FAULT_WRITE, Faulted, Initial, Options, Rights, Space};
 use crate::call::{Answer, Stop};
@@ -105,6 +107,8 @@ struct Machine {
     /// How often it was made to forget something, and told that it may know something.
     forgotten: usize,
     told: usize,
+    /// How often it can be asked before it says that the guest is to stop.
+    patience: Cell<usize>,
 }
 
 impl Machine {
@@ -116,6 +120,7 @@ impl Machine {
             revealed: BTreeSet::new(),
             forgotten: 0,
             told: 0,
+            patience: Cell::new(usize::MAX),
         };
         machine.load(options);
         machine
@@ -239,6 +244,11 @@ impl Hardware for Machine {
         Ok(())
     }
 
+    fn is_to_stop(&self) -> bool {
+        self.patience.set(self.patience.get().saturating_sub(1));
+        self.patience.get() == 0
+    }
+
     fn bases(&mut self) -> Result<Bases, Broken> {
         Ok(Bases::default())
     }
@@ -266,6 +276,29 @@ impl Random {
 
     fn one_in(&mut self, number: u64) -> bool {
         self.below(number) == 0
+    }
+}
+
+/// A file of parts at places, and how often it was read. Without parts, it can't be.
+struct Fixed<'a> {
+    parts: Vec<(u64, &'a [u8])>,
+    reads: usize,
+}
+
+impl Source for Fixed<'_> {
+    fn data(&mut self, from: u64) -> Result<Option<Range<u64>>, Errno> {
+        let parts = self.parts.iter().map(|(at, bytes)| (*at).max(from)..at + bytes.len() as u64);
+        Ok(parts.into_iter().find(|part| !part.is_empty()))
+    }
+
+    fn read(&mut self, from: u64, into: &mut [u8]) -> Result<usize, Errno> {
+        self.reads += 1;
+        let parts = self.parts.iter().rev();
+        let (at, bytes) = parts.into_iter().find(|(at, _)| *at <= from).ok_or(Errno::EBADF)?;
+        let rest = usize::try_from(from - at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+        let count = rest.len().min(into.len());
+        into[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
     }
 }
 
@@ -326,13 +359,19 @@ impl Guest {
         protection: u32,
         flags: u32,
     ) -> Result<u64, Errno> {
+        let mut file = Fixed { parts: vec![(0, bytes)], reads: 0 };
+        self.copy_file(&mut file, length, protection, flags)
+    }
+
+    fn copy_file(
+        &mut self,
+        file: &mut Fixed<'_>,
+        length: u64,
+        protection: u32,
+        flags: u32,
+    ) -> Result<u64, Errno> {
         let request = self.request(0, length, protection, flags)?;
-        errno(self.space.map_copy(&mut self.machine, request, &mut |at, into| {
-            let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
-            let count = rest.len().min(into.len());
-            into[..count].copy_from_slice(&rest[..count]);
-            Ok(count)
-        }))
+        errno(self.space.map_copy(&mut self.machine, request, file))
     }
 
     fn unmap(&mut self, address: u64, length: u64) -> Result<u64, Errno> {

@@ -127,7 +127,6 @@ impl Thread {
             state: super::State::Running,
             mask: self.mask,
             mask_after: None,
-            awaited: 0,
             pending: super::Pending::default(),
             alt_stack: super::AltStack::default(),
             trap: super::Trap::default(),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{PID, Ready, State, Thread, Threads};
 use crate::Errno;
+use crate::call::WaitFor;
 
 pub(crate) mod calls;
 pub(crate) mod deliver;
@@ -245,7 +246,15 @@ pub(crate) struct Trap {
 impl Thread {
     /// Whether a signal would end its wait.
     fn is_open_to(&self, signal: Signal) -> bool {
-        (!self.mask | self.awaited) & signal.bit() != 0
+        (!self.mask | self.awaited()) & signal.bit() != 0
+    }
+
+    /// The signals that it waits for, to take them from the queue by itself.
+    fn awaited(&self) -> u64 {
+        match self.state {
+            State::Waiting(waiting) => waiting.wait.on.signals(),
+            State::Running => 0,
+        }
     }
 }
 
@@ -275,7 +284,10 @@ impl Threads {
         let ignored = self.action(info.signal).ignores(info.signal);
         let thread = self.get_mut(id).ok_or(Errno::ESRCH)?;
         let open = thread.is_open_to(info.signal);
-        if ignored && thread.mask & info.signal.bit() == 0 && thread.awaited == 0 {
+        if ignored
+            && thread.mask & info.signal.bit() == 0
+            && thread.awaited() & info.signal.bit() == 0
+        {
             return Ok(());
         }
         thread.pending.push(info)?;
@@ -292,7 +304,7 @@ impl Threads {
     /// `EAGAIN` if too many are queued.
     pub(crate) fn send_to_process(&mut self, info: Info) -> Result<(), Errno> {
         let bit = info.signal.bit();
-        let wanted = self.list.iter().any(|thread| (thread.mask | thread.awaited) & bit != 0);
+        let wanted = self.list.iter().any(|thread| (thread.mask | thread.awaited()) & bit != 0);
         if self.action(info.signal).ignores(info.signal) && !wanted {
             return Ok(());
         }
@@ -337,9 +349,13 @@ impl Threads {
         self.wake(id, Ready::Interrupted);
     }
 
-    /// Ends the current thread's wait, since it has a signal.
+    /// Ends the current thread's wait, since it has a signal. It is the next to go on: behind others in
+    /// the queue, what they do could let it look and wait again, without an end.
     pub(crate) fn interrupt_current(&mut self) {
         self.interrupt(self.current);
+        if self.queue.back() == Some(&self.current) {
+            self.queue.rotate_right(1);
+        }
     }
 
     /// What the next signal does that the current thread takes, of those that do something.
@@ -359,16 +375,11 @@ impl Threads {
         None
     }
 
-    /// Whether a signal is pending that the current thread takes from the queue by itself.
-    pub(crate) fn has_awaited(&mut self) -> bool {
+    /// Whether a signal is pending that the current thread takes from the queue by itself, if this is
+    /// what it waits for.
+    pub(crate) fn has_awaited(&mut self, on: WaitFor) -> bool {
         let shared = self.pending.mask();
-        let thread = self.current();
-        (thread.pending.mask() | shared) & thread.awaited != 0
-    }
-
-    /// Notes that the current thread's wait is over.
-    pub(crate) fn await_nothing(&mut self) {
-        self.current().awaited = 0;
+        (self.current().pending.mask() | shared) & on.signals() != 0
     }
 
     /// Takes the next of the signals in a mask that are pending for the current thread.

@@ -33,6 +33,8 @@ pub struct Fake {
     pub extended: ExtendedState,
     /// How often its state was asked for.
     pub asked: u64,
+    /// Whether the guest is to stop.
+    pub stops: bool,
 }
 
 impl Hardware for Fake {
@@ -51,6 +53,10 @@ impl Hardware for Fake {
     fn forget(&mut self, memory: Range<u64>) -> Result<(), Broken> {
         assert!(memory.start < memory.end && memory.end <= MEMORY);
         Ok(())
+    }
+
+    fn is_to_stop(&self) -> bool {
+        self.stops
     }
 
     fn bases(&mut self) -> Result<Bases, Broken> {
@@ -165,7 +171,7 @@ impl Guest {
         let registers = Registers { rip: CODE, rsp: STACK, rflags: FLAGS, ..Registers::default() };
         Guest {
             process: Process::new(options),
-            hardware: Fake { memory, bases, extended: extended(0x5a), asked: 0 },
+            hardware: Fake { memory, bases, extended: extended(0x5a), asked: 0, stops: false },
             world: World { files: grants, ..World::default() },
             registers,
         }

@@ -10,7 +10,7 @@ use linux_raw_sys::general as raw;
 
 use super::{offset, split};
 use crate::Errno;
-use crate::call::{Answer, Call, Stop, int, signed, unsigned};
+use crate::call::{Answer, Call, Stop, Wait, WaitFor, int, signed, unsigned};
 
 /// Most bytes of one call on a file: what takes longer would not let a deadline through.
 const FILE: u64 = 64 << 20;
@@ -116,6 +116,16 @@ fn vectors(call: &mut Call<'_>) -> Result<Vec<Buffer>, Stop> {
     }
 }
 
+/// `EINVAL` if so many bytes of a file end behind the largest offset.
+fn check_end(call: &Call<'_>, fd: i32, at: Option<u64>, total: u64) -> Result<(), Errno> {
+    let start = at.unwrap_or(call.process.files.get(fd)?.offset);
+    let most = i64::MAX as u64;
+    match total <= most && start > most - total {
+        true => Err(Errno::EINVAL),
+        false => Ok(()),
+    }
+}
+
 /// What was done before something failed is what counts; but not if the machine below has.
 fn or_done(done: u64, error: Stop) -> Answer {
     match error {
@@ -168,6 +178,7 @@ fn read_into(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer]) 
     if !call.process.files.is_file(fd)? {
         return read_stream(call, fd, at, buffers);
     }
+    check_end(call, fd, at, total)?;
     let mut done = 0;
     for (address, length) in windows(buffers) {
         let pieces = match call.process.space.pieces(call.hardware, address, length, true) {
@@ -202,14 +213,19 @@ fn write_from(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer])
         return Err(Errno::EBADF.into());
     }
     let total = buffers.iter().fold(0_u64, |total, (_, length)| total.saturating_add(*length));
+    let written = call.again.map_or(0, |again| again.on.written());
+    if written > 0 && !call.process.files.is_pipe(fd)? {
+        // Another thread has put something else in the pipe's place meanwhile.
+        return Ok(written);
+    }
     if total == 0 {
         let (files, mut around) = split(call.process, call.world);
         return Ok(files.write(&mut around, fd, at, &[])? as u64);
     }
     if !call.process.files.is_file(fd)? {
-        let answer = write_stream(call, fd, at, buffers);
-        return tell(call, answer);
+        return write_all(call, fd, at, buffers, total);
     }
+    check_end(call, fd, at, total)?;
     let mut done = 0;
     for (address, length) in windows(buffers) {
         let pieces = match call.process.space.pieces(call.hardware, address, length, false) {
@@ -270,6 +286,52 @@ fn read_stream(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer]
         rest = after;
     }
     Ok(read as u64)
+}
+
+/// Writes to what is no file: to a pipe until all is written, as long as somebody reads. In between,
+/// the thread waits.
+fn write_all(
+    call: &mut Call<'_>,
+    fd: i32,
+    at: Option<u64>,
+    buffers: &[Buffer],
+    total: u64,
+) -> Answer {
+    let pipe = call.process.files.is_pipe(fd)?;
+    let before = call.again.map_or(0, |again| again.on.written());
+    let mut done = before;
+    while done < total {
+        let answer = write_stream(call, fd, at, &rest(buffers, done));
+        match tell(call, answer) {
+            Ok(written) => done += written,
+            Err(Stop::Wait(wait)) => {
+                if done > before {
+                    // Who waits for bytes has some now.
+                    call.process.threads.note_call();
+                }
+                let on = if done > 0 { WaitFor::Room { written: done } } else { wait.on };
+                return Err(Stop::Wait(Wait { on, ..wait }));
+            }
+            Err(error) => return or_done(done, error),
+        }
+        if !pipe {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// What is left of buffers behind so many bytes.
+fn rest(buffers: &[Buffer], mut done: u64) -> Vec<Buffer> {
+    let mut rest = Vec::new();
+    for (address, length) in buffers {
+        let skipped = done.min(*length);
+        done -= skipped;
+        if skipped < *length {
+            rest.push((address.wrapping_add(skipped), length - skipped));
+        }
+    }
+    rest
 }
 
 /// Writes once to what is no file.

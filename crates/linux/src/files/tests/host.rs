@@ -1,7 +1,7 @@
 //! Directories of the host.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -247,4 +247,19 @@ fn a_process_whose_mounts_or_paths_are_wrong_is_not_sound() {
     let mut copy = files.files.clone();
     std::sync::Arc::make_mut(&mut copy.mounts).clear();
     assert!(!copy.is_sound(&limits));
+}
+
+#[test]
+fn where_a_file_of_the_host_has_holes_is_known() {
+    let host = host();
+    let file = std::fs::File::create(host.granted.join("sparse")).unwrap();
+    file.set_len(1 << 30).unwrap();
+    file.write_all_at(b"data", 1 << 29).unwrap();
+    let mut files = fixture(&host);
+    let fd = files.open("/data/sparse", RDONLY).unwrap();
+    let (files, mut around) = files.parts();
+    let data = files.host_data(around.grants, fd, 0).unwrap().unwrap();
+    assert!(data.contains(&(1 << 29)) && data.end > (1 << 29) + 3 && data.end <= 1 << 30);
+    assert_eq!(files.host_data(around.grants, fd, 1 << 30), Ok(None));
+    assert_eq!(files.read(&mut around, fd, Some(1 << 29), &mut [0; 4]).unwrap(), 4);
 }

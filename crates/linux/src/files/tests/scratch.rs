@@ -411,3 +411,23 @@ fn a_process_from_a_file_that_was_tampered_with_is_refused_or_does_no_harm() {
     eprintln!("{loaded} could be read, {sound} of them are sound");
     assert!(sound > 50 && loaded > sound);
 }
+
+#[test]
+fn directories_lie_no_deeper_than_a_path_reaches() {
+    let mut files = scratch(4 << 20);
+    files.go("/tmp").unwrap();
+    files.mkdir("/tmp/other").unwrap();
+    let mut depth = 0;
+    let refused = loop {
+        match files.mkdir("d") {
+            Ok(()) => files.go("d").unwrap(),
+            Err(error) => break error,
+        }
+        depth += 1;
+    };
+    assert_eq!((refused, depth), (Errno::ENAMETOOLONG, 2048));
+    assert_eq!(files.rename("/tmp/other", "x"), Err(Errno::ENAMETOOLONG));
+    files.go("..").unwrap();
+    assert_eq!(files.rename("/tmp/other", "x"), Ok(()));
+    files.put("d/file", b"x").unwrap();
+}

@@ -195,3 +195,20 @@ fn seeking_stays_in_range() {
     assert_eq!(files.read(fd, Some(u64::MAX), 9).unwrap(), b"");
     assert_eq!(files.read(fd, Some(i64::MAX as u64), 9).unwrap(), b"");
 }
+
+#[test]
+fn the_host_is_asked_once_whether_there_is_input() {
+    let mut options = Options::new();
+    options.stdin(Input::bytes("x"));
+    let mut fixture = Fixture::new(&options);
+    let (files, mut around) = fixture.parts();
+    let ready = |files: &Files, around: &Around<'_>| files.ready(around, 0).unwrap().events != 0;
+    // What was said last counts, until it is asked for anew or something is read.
+    around.grants.known.set(0, false);
+    assert!(!ready(files, &around) && !ready(files, &around));
+    around.grants.forget_readiness();
+    assert!(ready(files, &around));
+    around.grants.known.set(0, false);
+    assert_eq!(files.read(&mut around, 0, None, &mut [0]).unwrap(), 1);
+    assert!(ready(files, &around));
+}

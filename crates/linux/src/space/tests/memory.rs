@@ -26,9 +26,74 @@ fn a_mapped_file_is_copied_and_ends_in_zeros() {
     assert_eq!(small.space.areas.len(), before, "what was mapped is gone again");
     // A file that can't be read leaves what is there as it is.
     let request = guest.request(DATA.start, PAGE, READ, raw::MAP_PRIVATE | raw::MAP_FIXED).unwrap();
-    let result = guest.space.map_copy(&mut guest.machine, request, &mut |_, _| Err(Errno::EBADF));
+    let mut file = Fixed { parts: vec![], reads: 0 };
+    let result = guest.space.map_copy(&mut guest.machine, request, &mut file);
     assert_eq!(errno(result), Err(Errno::EBADF));
     assert!(guest.access(DATA.start, Access::Write).is_ok());
+}
+
+#[test]
+fn holes_of_a_mapped_file_get_memory_when_they_are_touched() {
+    let mut guest = guest();
+    let parts: Vec<(u64, &[u8])> = vec![(0, b""), (PAGE + 1, b"one"), (1 << 40, b"two")];
+    let mut file = Fixed { parts, reads: 0 };
+    let before = guest.space.pages();
+    let at = guest.copy_file(&mut file, 1 << 46, READ, raw::MAP_PRIVATE).unwrap();
+    let tables = guest.space.tables_added() as u64;
+    assert_eq!((guest.space.pages() - before - tables, file.reads), (2, 3));
+    let mut bytes = [9; 6];
+    for (offset, expected) in [(PAGE, b"\0one\0\0"), (1 << 40, b"two\0\0\0")] {
+        guest.space.read(&mut guest.machine, at + offset, &mut bytes).unwrap();
+        assert_eq!(&bytes, expected);
+    }
+    guest.space.read(&mut guest.machine, at + (1 << 45), &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 6]);
+    guest.unmap(at, 1 << 46).unwrap();
+    // What is too much is noticed before it is read.
+    let large = vec![1; 990 * 4096];
+    let mut file = Fixed { parts: vec![(0, &large), (1 << 40, &large)], reads: 0 };
+    let pages = |guest: &Guest| guest.space.pages() - guest.space.tables_added() as u64;
+    let before = pages(&guest);
+    assert_eq!(guest.copy_file(&mut file, 1 << 46, READ, raw::MAP_PRIVATE), Err(Errno::ENOMEM));
+    assert_eq!((pages(&guest), file.reads), (before, 1));
+    // And a guest that is to stop does not wait until all is there.
+    file.reads = 0;
+    guest.machine.patience.set(10);
+    assert_eq!(guest.copy_file(&mut file, 990 * PAGE, READ, raw::MAP_PRIVATE), Err(Errno::EINTR));
+    assert!(file.reads < 10 && pages(&guest) == before);
+}
+
+#[test]
+fn scattered_frames_are_forgotten_at_once() {
+    let mut guest = guest_with(4000, |options| options.mmap_base = super::super::MMAP_BASE);
+    let at = guest.map(0, 2000 * PAGE, WRITE, ANONYMOUS | raw::MAP_POPULATE).unwrap();
+    // Every other page goes: no frames that are left are neighbours.
+    for page in (0..1400).step_by(2) {
+        guest.advise(at + page * PAGE, PAGE, raw::MADV_DONTNEED).unwrap();
+    }
+    let before = guest.machine.forgotten;
+    guest.protect(at, 1000 * PAGE, R).unwrap();
+    assert_eq!(guest.machine.forgotten, before + 500, "few are forgotten one by one");
+    guest.protect(at, 1400 * PAGE, RW).unwrap();
+    let before = guest.machine.forgotten;
+    guest.protect(at, 1400 * PAGE, R).unwrap();
+    assert_eq!(guest.machine.forgotten, before + 1);
+    for page in 0..1400 {
+        assert!(guest.access(at + page * PAGE, Access::Write).is_err());
+    }
+}
+
+#[test]
+fn what_is_populated_for_long_ends_with_the_guest() {
+    let mut guest = guest_with(20_000, |options| options.mmap_base = super::super::MMAP_BASE);
+    let at = guest.map(0, 64 * MIB, WRITE, ANONYMOUS).unwrap();
+    guest.machine.patience.set(2);
+    let result = guest.advise(at, 64 * MIB, raw::MADV_POPULATE_WRITE);
+    assert_eq!(result, Err(Errno::ENOMEM));
+    assert!(guest.is_there(at) && !guest.is_there(at + 32 * MIB));
+    guest.machine.patience.set(100);
+    assert_eq!(guest.advise(at, 64 * MIB, raw::MADV_POPULATE_WRITE), Ok(0));
+    assert!(guest.is_there(at + 64 * MIB - 1));
 }
 
 #[test]

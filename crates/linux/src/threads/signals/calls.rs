@@ -117,8 +117,11 @@ pub(crate) fn pause(_: &mut Call<'_>) -> Answer {
 pub(crate) fn rt_sigtimedwait(call: &mut Call<'_>) -> Answer {
     let [set, to, timeout, size, ..] = call.arguments;
     check_size(size)?;
-    let [set] = call.words(set)?;
-    let set = set & !UNBLOCKABLE;
+    let set = match call.again {
+        // The process may have changed it meanwhile.
+        Some(again) => again.on.signals(),
+        None => call.words::<1>(set)?[0] & !UNBLOCKABLE,
+    };
     let until = match (call.again, timeout) {
         (Some(again), _) => again.until,
         (None, 0) => None,
@@ -127,7 +130,6 @@ pub(crate) fn rt_sigtimedwait(call: &mut Call<'_>) -> Answer {
             Some(clock::until(call, time, false, false))
         }
     };
-    call.process.threads.current().awaited = 0;
     if let Some(info) = call.process.threads.take_signal(set) {
         if to != 0 {
             call.write(to, &info.to_bytes())?;
@@ -137,8 +139,7 @@ pub(crate) fn rt_sigtimedwait(call: &mut Call<'_>) -> Answer {
     if call.timed_out() {
         return Err(Errno::EAGAIN.into());
     }
-    call.process.threads.current().awaited = set;
-    Err(Stop::Wait(Wait { on: WaitFor::Time, until }))
+    Err(Stop::Wait(Wait { on: WaitFor::Signals { set }, until }))
 }
 
 /// Reads a `siginfo_t` that the program has filled itself.

@@ -20,7 +20,11 @@ fn sum_on_four_threads(end: u64) -> Option<u64> {
 fn ask_while_one_spins() -> String {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
         // It has had a turn then, and wants another.
         thread::sleep(Duration::from_millis(20));
         let answer = crate::calls::weekday();

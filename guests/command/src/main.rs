@@ -57,6 +57,7 @@ fn echo(data: Vec<u8>) -> Vec<u8> {
 }
 
 #[guest_function]
+#[allow(clippy::type_complexity, reason = "what the command makes of such types is what is tested")]
 fn others(
     keyed: BTreeMap<u16, [i64; 2]>,
     pairs: BTreeMap<(u8, u8), ()>,

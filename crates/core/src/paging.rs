@@ -5,16 +5,30 @@
 //! Large pages are used where both addresses allow; a heap of gigabytes costs a handful of tables.
 
 use crate::address::{Gpa, Gva, LARGE_PAGE_SIZE, PAGE_SIZE, Protection};
+use entry::{ACCESSED, ADDRESS, DIRTY, LARGE, NO_EXECUTE, PRESENT, TABLE, USER, WRITABLE};
 
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
-/// The bits of an entry that hold an address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+pub mod entry {
+    //! What entries of page tables are made of.
+
+    /// Leads somewhere.
+    pub const PRESENT: u64 = 1 << 0;
+    /// Can be written to.
+    pub const WRITABLE: u64 = 1 << 1;
+    /// Is for ring 3 too.
+    pub const USER: u64 = 1 << 2;
+    /// Has been used.
+    pub const ACCESSED: u64 = 1 << 5;
+    /// Has been written to.
+    pub const DIRTY: u64 = 1 << 6;
+    /// Leads to a large page, above the lowest level.
+    pub const LARGE: u64 = 1 << 7;
+    /// Can't be executed.
+    pub const NO_EXECUTE: u64 = 1 << 63;
+    /// The bits that hold an address.
+    pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// What an entry that leads to another table holds besides its address: rights are the leaf's.
+    pub const TABLE: u64 = PRESENT | WRITABLE | USER | ACCESSED;
+}
 
 /// Bytes in a page, as an index type.
 const PAGE: usize = 4096;
@@ -144,7 +158,7 @@ pub fn link_directories(
         if builder.entry(slot) != 0 {
             return Err(PagingError::Overlap { gva });
         }
-        builder.set(slot, gpa | PRESENT | WRITABLE | USER | ACCESSED);
+        builder.set(slot, gpa | TABLE);
         gva = gva.offset(LARGE_PAGE_SIZE << LEVEL_BITS);
         gpa += PAGE_SIZE;
     }
@@ -262,7 +276,7 @@ impl Builder<'_> {
         self.tables.get_mut(table..table + PAGE).ok_or(full)?.fill(0);
         self.used += 1;
         let address = self.base.offset(table as u64).0;
-        self.set(slot, address | PRESENT | WRITABLE | USER | ACCESSED);
+        self.set(slot, address | TABLE);
         Ok(table)
     }
 

@@ -7,20 +7,13 @@
 use std::ops::Range;
 
 use glowbox_core::address::PAGE_SIZE;
+use glowbox_core::paging::entry::{
+    ACCESSED, ADDRESS, DIRTY, LARGE, NO_EXECUTE, PRESENT, TABLE, USER, WRITABLE,
+};
 
 use super::frames::Frames;
 use super::{Rights, broken};
 use crate::Broken;
-
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const LARGE: u64 = 1 << 7;
-const NO_EXECUTE: u64 = 1 << 63;
-/// The bits of an entry that hold an address.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Address bits below those that the tables above the lowest resolve.
 const LEVEL_SHIFTS: [u32; 3] = [39, 30, 21];
@@ -101,7 +94,7 @@ impl Tables<'_> {
                 let Some(taken) = frames.take_table() else { return Ok(false) };
                 let new = taken.frames.start;
                 self.entries(new, 0..512)?.fill(0);
-                entry = new | PRESENT | WRITABLE | USER | ACCESSED;
+                entry = new | TABLE;
                 self.entries(table, index..index + 1)?.copy_from_slice(&entry.to_le_bytes());
             }
             table = entry & ADDRESS;

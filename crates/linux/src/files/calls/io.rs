@@ -178,33 +178,7 @@ fn read_into(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer]) 
     if !call.process.files.is_file(fd)? {
         return read_stream(call, fd, at, buffers);
     }
-    check_end(call, fd, at, total)?;
-    let mut done = 0;
-    for (address, length) in windows(buffers) {
-        let pieces = match call.process.space.pieces(call.hardware, address, length, true) {
-            Ok(pieces) => pieces,
-            Err(error) => return or_done(done, error),
-        };
-        let before = done;
-        for piece in pieces {
-            let Some(into) = call.hardware.memory_mut().get_mut(piece) else { break };
-            let (files, mut around) = split(call.process, call.world);
-            let at = at.map(|at| at.saturating_add(done));
-            match files.read(&mut around, fd, at, into) {
-                Ok(read) => {
-                    done += read as u64;
-                    if read < into.len() {
-                        return Ok(done);
-                    }
-                }
-                Err(error) => return or_done(done, error),
-            }
-        }
-        if done - before < length {
-            break;
-        }
-    }
-    Ok(done)
+    transfer(call, fd, at, buffers, total, true)
 }
 
 /// Writes from buffers.
@@ -225,22 +199,38 @@ fn write_from(call: &mut Call<'_>, fd: i32, at: Option<u64>, buffers: &[Buffer])
     if !call.process.files.is_file(fd)? {
         return write_all(call, fd, at, buffers, total);
     }
+    transfer(call, fd, at, buffers, total, false)
+}
+
+/// Reads a file into buffers, or writes it from them; `total` bytes in all.
+fn transfer(
+    call: &mut Call<'_>,
+    fd: i32,
+    at: Option<u64>,
+    buffers: &[Buffer],
+    total: u64,
+    reads: bool,
+) -> Answer {
     check_end(call, fd, at, total)?;
     let mut done = 0;
     for (address, length) in windows(buffers) {
-        let pieces = match call.process.space.pieces(call.hardware, address, length, false) {
+        let pieces = match call.process.space.pieces(call.hardware, address, length, reads) {
             Ok(pieces) => pieces,
             Err(error) => return or_done(done, error),
         };
         let before = done;
         for piece in pieces {
-            let Some(from) = call.hardware.memory().get(piece) else { break };
+            let Some(bytes) = call.hardware.memory_mut().get_mut(piece) else { break };
             let (files, mut around) = split(call.process, call.world);
             let at = at.map(|at| at.saturating_add(done));
-            match files.write(&mut around, fd, at, from) {
-                Ok(written) => {
-                    done += written as u64;
-                    if written < from.len() {
+            let moved = match reads {
+                true => files.read(&mut around, fd, at, bytes),
+                false => files.write(&mut around, fd, at, bytes),
+            };
+            match moved {
+                Ok(moved) => {
+                    done += moved as u64;
+                    if moved < bytes.len() {
                         return Ok(done);
                     }
                 }

@@ -102,6 +102,8 @@ impl Watchdog {
     fn wake(&self, deadline: u64) {
         let mut state = self.shared.lock();
         state.period = deadline.saturating_sub(self.shared.now());
+        // It looks as soon as it gets to run, and need not be told again until then.
+        self.shared.next_look.store(deadline, Ordering::SeqCst);
         self.shared.wake.notify_one();
     }
 }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use glowbox_machine::interrupt::{default_signal, install};
 use glowbox_machine::kvm::Kvm;
 
-use crate::pool::{Pool, PoolLimits};
+use crate::pool::{Pool, PoolOptions};
 use crate::watchdog::Watchdog;
 use crate::{Error, ErrorKind};
 
-/// How much an engine's pool keeps, unless it is told otherwise.
-const DEFAULT_POOL: PoolLimits = PoolLimits { shells: 16, pages: (32 << 20) / glowbox_mem::PAGE };
+/// How much an engine's pool keeps, and how, unless it is told otherwise.
+const DEFAULT_POOL: PoolOptions =
+    PoolOptions { shells: 16, pages: (32 << 20) / glowbox_mem::PAGE, dumped: false };
 
 /// What sandboxes share: the hypervisor, a pool of VMs, the signal that stops running guests, and the
 /// thread that enforces deadlines.
@@ -105,7 +106,7 @@ impl Engine {
 #[derive(Debug, Clone)]
 pub struct EngineBuilder {
     signal: i32,
-    pool: PoolLimits,
+    pool: PoolOptions,
 }
 
 impl EngineBuilder {
@@ -140,6 +141,16 @@ impl EngineBuilder {
     #[must_use]
     pub fn kept_memory(mut self, bytes: usize) -> EngineBuilder {
         self.pool.pages = bytes / glowbox_mem::PAGE;
+        self
+    }
+
+    /// Whether core dumps of this process have what is in guests' memory and in snapshots; they have not
+    /// by default, since a dump is seen by others than those whose data a guest works on. What is lent
+    /// to guests ([`Sandbox::map`](crate::Sandbox::map)) is never in them, and the host's own copies of
+    /// messages always.
+    #[must_use]
+    pub fn guest_memory_in_core_dumps(mut self, included: bool) -> EngineBuilder {
+        self.pool.dumped = included;
         self
     }
 

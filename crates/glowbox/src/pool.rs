@@ -35,23 +35,25 @@ pub(crate) struct Pool {
     watchdog: Watchdog,
     /// The process that opened the engine.
     process: u32,
-    limits: PoolLimits,
+    options: PoolOptions,
     idle: Mutex<Vec<Shell>>,
     filler: OnceLock<Filler>,
 }
 
-/// How much a pool keeps.
+/// How much a pool keeps, and how its memory is made.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolLimits {
+pub(crate) struct PoolOptions {
     /// Most idle shells.
     pub(crate) shells: usize,
     /// Most pages of its own that memory keeps when it is put back.
     pub(crate) pages: usize,
+    /// Whether the process's core dumps have guests' memory.
+    pub(crate) dumped: bool,
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Pool").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -60,11 +62,11 @@ impl Pool {
         kvm: Kvm,
         signal: InstalledSignal,
         watchdog: Watchdog,
-        limits: PoolLimits,
+        options: PoolOptions,
     ) -> Pool {
         let process = std::process::id();
         let idle = Mutex::default();
-        Pool { kvm, signal, watchdog, process, limits, idle, filler: OnceLock::new() }
+        Pool { kvm, signal, watchdog, process, options, idle, filler: OnceLock::new() }
     }
 
     pub(crate) fn watchdog(&self) -> &Watchdog {
@@ -109,13 +111,13 @@ impl Pool {
                 self.filler.get_or_init(|| started)
             }
         };
-        filler.want(snapshot, count.min(self.limits.shells));
+        filler.want(snapshot, count.min(self.options.shells));
         Ok(())
     }
 
     /// Whether a shell can be added without another having to go.
     pub(crate) fn has_room(&self) -> bool {
-        self.lock().len() < self.limits.shells
+        self.lock().len() < self.options.shells
     }
 
     /// Adds a new shell in which an image is mapped.
@@ -124,7 +126,7 @@ impl Pool {
         snapshot.fill(&mut *shell)?;
         let mut idle = self.lock();
         // The pool may have been filled by others meanwhile; none of them is to go for this one.
-        let surplus = match idle.len() < self.limits.shells {
+        let surplus = match idle.len() < self.options.shells {
             true => {
                 idle.push(shell);
                 None
@@ -184,6 +186,7 @@ impl Pool {
     /// Makes a machine.
     fn make(&self, size: u64) -> Result<Shell, Error> {
         let memory = GuestMemory::new(size).map_err(Error::of_memory)?;
+        let memory = memory.in_core_dumps(self.options.dumped);
         let machine = KvmMachine::new(&self.kvm, memory, self.new_control());
         Ok(Box::new(machine.map_err(Error::of_machine)?))
     }
@@ -198,7 +201,7 @@ impl Pool {
     fn put(&self, shell: Shell) {
         let mut idle = self.lock();
         idle.push(shell);
-        let surplus = (idle.len() > self.limits.shells).then(|| idle.remove(0));
+        let surplus = (idle.len() > self.options.shells).then(|| idle.remove(0));
         // Closing a VM takes long: not under the lock.
         drop(idle);
         drop(surplus);
@@ -271,7 +274,7 @@ impl Lease {
 
     /// The pages of its own that memory may keep when it is put back.
     pub(crate) fn keep(&self) -> usize {
-        self.pool.limits.pages
+        self.pool.options.pages
     }
 
     /// Makes the machine fit to be seen by others. `false` if that can't be.
@@ -307,7 +310,7 @@ impl Drop for Lease {
         let Some(mut shell) = self.shell.take().filter(|_| self.pool.is_ours()) else {
             return;
         };
-        if self.pool.limits.shells > 0 {
+        if self.pool.options.shells > 0 {
             let forgets = !self.tables_changed || shell.forget_tables().is_ok();
             if forgets && Lease::scrub(&mut shell, self.from, self.keep()) {
                 self.pool.put(shell);

@@ -18,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::dumps;
 use crate::restore::WRITTEN;
 use crate::{GuestMemory, PAGE, append, written};
 
@@ -62,14 +63,14 @@ pub struct Image {
 #[derive(Debug)]
 enum Storage {
     /// Small, and never mapped.
-    Bytes(Vec<u8>),
+    Bytes(View),
     /// A sealed memfd, and a view of it.
     Memfd { file: File, view: View },
     /// A file on disk, and where the image starts in it.
     File { file: File, offset: u64 },
 }
 
-/// A read-only mapping of a sealed memfd.
+/// A mapping that nobody writes any more: of a sealed memfd, or of pages of its own.
 #[derive(Debug)]
 struct View {
     base: NonNull<u8>,
@@ -91,37 +92,69 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> CaptureError {
     move |source| CaptureError { step, source }
 }
 
-// SAFETY: the view is a mapping that is only ever read, of a file that can't change.
+// SAFETY: the view is a mapping that is only ever read, of what can't change.
 unsafe impl Send for View {}
 // SAFETY: as above.
 unsafe impl Sync for View {}
 
 impl View {
-    fn new(file: &File, size: usize) -> io::Result<View> {
+    /// A view of a sealed file; `dumped`: whether core dumps have it.
+    fn of_file(file: &File, size: usize, dumped: bool) -> io::Result<View> {
+        View::map(libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), size, dumped)
+    }
+
+    /// Copies pieces of memory, one behind the other, into pages of their own.
+    fn copy_of<'a>(
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+        dumped: bool,
+    ) -> io::Result<View> {
+        let size = pieces.clone().map(<[u8]>::len).sum();
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let view = View::map(protection, flags, -1, size, dumped)?;
+        let mut at = 0;
+        for piece in pieces {
+            // SAFETY: the mapping has room for all pieces and is nobody else's yet.
+            unsafe {
+                let to = view.base.as_ptr().add(at);
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), to, piece.len());
+            }
+            at += piece.len();
+        }
+        Ok(view)
+    }
+
+    fn map(
+        protection: libc::c_int,
+        flags: libc::c_int,
+        file: RawFd,
+        size: usize,
+        dumped: bool,
+    ) -> io::Result<View> {
         // An image of nothing still has a page, so that there is something to map.
         let size = size.max(PAGE);
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe {
-            let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
-            libc::mmap(std::ptr::null_mut(), size, protection, flags, file.as_raw_fd(), 0)
-        };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        if !dumped {
+            dumps::leave_out(base, size);
+        }
         Ok(View { base, size })
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping made in `new`, of a file that has at least this size and is sealed
-        // against shrinking and writing.
+        // SAFETY: the mapping made in `map`, which nobody writes any more: pages of its own, or of a file
+        // that has at least this size and is sealed against shrinking and writing.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.size) }
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, which nobody borrows any more.
+        // SAFETY: the mapping made in `map`, which nobody borrows any more.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.size) };
     }
 }
@@ -216,7 +249,9 @@ impl Image {
     pub fn read(&self, at: usize, pages: &mut [u8]) -> io::Result<()> {
         let start = at * PAGE;
         match &self.storage {
-            Storage::Bytes(bytes) => pages.copy_from_slice(&bytes[start..start + pages.len()]),
+            Storage::Bytes(view) => {
+                pages.copy_from_slice(&view.bytes()[start..start + pages.len()]);
+            }
             // Not from the view, which would make pages of the gaps between runs.
             Storage::Memfd { file, .. } => file.read_exact_at(pages, start as u64)?,
             Storage::File { file, offset } => file.read_exact_at(pages, offset + start as u64)?,
@@ -232,8 +267,7 @@ impl Image {
     ) -> io::Result<&'a [u8]> {
         let range = at * PAGE..(at + 1) * PAGE;
         match &self.storage {
-            Storage::Bytes(bytes) => Ok(&bytes[range]),
-            Storage::Memfd { view, .. } => Ok(&view.bytes()[range]),
+            Storage::Bytes(view) | Storage::Memfd { view, .. } => Ok(&view.bytes()[range]),
             Storage::File { .. } => {
                 let space = space.get_or_insert_with(|| Box::new([0; PAGE]));
                 self.read(at, &mut space[..])?;
@@ -295,14 +329,17 @@ impl GuestMemory {
         written::find(self.bytes(), from / PAGE, |_| false, &mut found)
             .map_err(failed("finding pages"))?;
         let mut runs: Vec<Run> = Vec::new();
-        let mut bytes = Vec::new();
+        let mut at = 0;
         for pages in &found {
-            runs.push(Run { first: pages.start, count: pages.len(), at: bytes.len() / PAGE });
-            bytes.extend_from_slice(&self.bytes()[pages.start * PAGE..pages.end * PAGE]);
+            runs.push(Run { first: pages.start, count: pages.len(), at });
+            at += pages.len();
         }
+        let memory = self.bytes();
+        let pieces = found.iter().map(|pages| &memory[pages.start * PAGE..pages.end * PAGE]);
+        let view = View::copy_of(pieces, self.dumped).map_err(failed("copying pages"))?;
         self.found = found;
         self.note_found();
-        self.image = Some(Arc::new(Image::new(runs, Storage::Bytes(bytes))));
+        self.image = Some(Arc::new(Image::new(runs, Storage::Bytes(view))));
         Ok(())
     }
 
@@ -332,7 +369,8 @@ impl GuestMemory {
             file.write_all_at(bytes, at as u64).map_err(failed("writing an image"))?;
         }
         seal(&file).map_err(failed("sealing a memfd"))?;
-        let view = View::new(&file, count * PAGE).map_err(failed("mapping a memfd"))?;
+        let view =
+            View::of_file(&file, count * PAGE, self.dumped).map_err(failed("mapping a memfd"))?;
         let image = Arc::new(Image::new(runs, Storage::Memfd { file, view }));
         self.image = Some(Arc::clone(&image));
         // Private pages stay private, and none is news to the image.

@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use crate::PAGE;
+use crate::dumps;
 use crate::window::MapError;
 
 /// Bytes in a large page; the unit in which memory is lent.
@@ -67,6 +68,7 @@ impl Lent {
         if mapped == libc::MAP_FAILED {
             return Err(failed(size, io::Error::last_os_error()));
         }
+        dumps::leave_out(lent.base, length);
         Ok(lent)
     }
 
@@ -101,6 +103,7 @@ impl Lent {
             kept
         };
         let base = NonNull::new(base).ok_or_else(invalid)?;
+        dumps::leave_out(base, mapped);
         Ok(Lent { base, length, mapped })
     }
 

@@ -14,8 +14,10 @@
 //! - `written`: which pages have been written, as the kernel knows it;
 //! - `restore`: putting them back;
 //! - `faults`: whether there can be new ones at all;
-//! - `lent`: what is lent to a guest beside its memory.
+//! - `lent`: what is lent to a guest beside its memory;
+//! - `dumps`: what the process's core dumps have of all this.
 
+mod dumps;
 mod faults;
 mod image;
 mod lent;

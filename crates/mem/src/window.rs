@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::dumps;
 use crate::faults::{self, Moment};
 use crate::image::{self, Image, Run};
 use crate::restore::WRITTEN;
@@ -44,6 +45,8 @@ pub struct GuestMemory {
     pub(crate) revealed: Vec<Range<usize>>,
     /// Whether nothing has been mapped or written here since it was made.
     untouched: bool,
+    /// Whether the process's core dumps have it.
+    pub(crate) dumped: bool,
 }
 
 /// Guest memory could not be had.
@@ -91,6 +94,7 @@ impl GuestMemory {
         }
         let base = NonNull::new(base.cast()).ok_or_else(invalid)?;
         small_pages(base, length);
+        dumps::leave_out(base, length);
         Ok(GuestMemory {
             base,
             size: length,
@@ -105,7 +109,26 @@ impl GuestMemory {
             found: Vec::new(),
             revealed: Vec::new(),
             untouched: true,
+            dumped: false,
         })
+    }
+
+    /// Says whether core dumps of the process are to have what is in this memory, and in images that are
+    /// captured of it. They have not, unless this is called with `true`.
+    #[must_use]
+    pub fn in_core_dumps(mut self, dumped: bool) -> GuestMemory {
+        self.dumped = dumped;
+        if dumped {
+            dumps::take_in(self.base, self.size);
+        }
+        self
+    }
+
+    /// To be called when something else has been mapped here, which core dumps would have.
+    fn leave_out_of_dumps(&self) {
+        if !self.dumped {
+            dumps::leave_out(self.base, self.size);
+        }
     }
 
     /// Makes all of it zero again, and gives its pages back.
@@ -120,6 +143,7 @@ impl GuestMemory {
             return Ok(());
         }
         self.map_zeros(0..self.size)?;
+        self.leave_out_of_dumps();
         self.mapped = None;
         self.own.clear();
         self.notes.clear();
@@ -157,6 +181,7 @@ impl GuestMemory {
                 self.read_run(image, *run)?;
             }
         }
+        self.leave_out_of_dumps();
         for pages in image.learned() {
             self.populate(pages.start * PAGE..pages.end * PAGE);
             // As if they had been found private once: they are not news any more.

@@ -1,4 +1,4 @@
-//! One VM with one vCPU and one memory slot.
+//! One VM with one vCPU, and guest memory in two memory slots.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,10 +8,12 @@ use kvm_bindings::{
     KVM_MEM_READONLY, KVM_VCPUEVENT_VALID_SHADOW, Msrs, kvm_msr_entry, kvm_regs, kvm_segment,
     kvm_sregs, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
 };
-use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{
+    MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuExit, VcpuFd, VmFd,
+};
 
 use glowbox_core::address::{Gpa, PAGE_SIZE};
-use glowbox_core::layout::{LENT, PAGE_TABLES_GPA, RESUME};
+use glowbox_core::layout::{LENT, PAGE_TABLES_GPA, RESUME, SUPERVISOR_STACK_GPA};
 use glowbox_core::registers::{CpuState, ExtendedState, Registers};
 use glowbox_mem::{GuestMemory, Image, Lent, Window};
 
@@ -47,6 +49,9 @@ const TRAP_FLAG: u64 = 1 << 8;
 /// its guest-physical address, which no layout uses.
 const PASSING_SLOT: u32 = 100;
 const PASSING_SLOT_GPA: u64 = LENT.end;
+
+/// The memory slot of what no vCPU may write.
+const FIXED_SLOT: u32 = 101;
 
 /// What exits bring with them where they are to.
 const CARRIED: [SyncReg; 2] = [SyncReg::Register, SyncReg::SystemRegister];
@@ -111,16 +116,15 @@ impl KvmMachine {
         control: Arc<RunControl>,
     ) -> Result<KvmMachine, MachineError> {
         let vm = kvm.device.create_vm().map_err(|error| failed("KVM_CREATE_VM", error))?;
-        let slot = kvm_userspace_memory_region {
-            slot: 0,
-            guest_phys_addr: 0,
-            memory_size: memory.size() as u64,
-            userspace_addr: memory.host_address(),
-            flags: 0,
-        };
-        // SAFETY: the mapping belongs to `memory`, which outlives the VM: see the order of fields.
-        unsafe { vm.set_user_memory_region(slot) }
-            .map_err(|error| failed("KVM_SET_USER_MEMORY_REGION", error))?;
+        // First: behind any other change of the VM, KVM may wait milliseconds before it takes a filter.
+        if kvm.msr_filter {
+            deny_msrs(&vm)?;
+        }
+        for slot in slots(&memory, kvm.read_only_memory) {
+            // SAFETY: the mapping belongs to `memory`, which outlives the VM: see the order of fields.
+            unsafe { vm.set_user_memory_region(slot) }
+                .map_err(|error| failed("KVM_SET_USER_MEMORY_REGION", error))?;
+        }
         let mut vcpu = vm.create_vcpu(0).map_err(|error| failed("KVM_CREATE_VCPU", error))?;
         let sregs = set_up(kvm, &vcpu)?;
         let immediate_exit = &raw mut vcpu.get_kvm_run().immediate_exit;
@@ -488,6 +492,42 @@ impl KvmMachine {
     }
 }
 
+/// Guest memory as KVM is told of it: the supervisor's code and tables, which no vCPU writes, and all else.
+///
+/// Page tables are not among what is read-only. SVM takes every walk of them for a write, and so does VMX
+/// where it keeps accessed and dirty bits; they would not work.
+fn slots(
+    memory: &GuestMemory,
+    read_only: bool,
+) -> impl Iterator<Item = kvm_userspace_memory_region> {
+    let size = memory.size() as u64;
+    let fixed = if read_only { SUPERVISOR_STACK_GPA.0.min(size) } else { 0 };
+    let slot = |slot, part: Range<u64>, flags| kvm_userspace_memory_region {
+        slot,
+        guest_phys_addr: part.start,
+        memory_size: part.end - part.start,
+        userspace_addr: memory.host_address() + part.start,
+        flags,
+    };
+    [slot(FIXED_SLOT, 0..fixed, KVM_MEM_READONLY), slot(0, fixed..size, 0)]
+        .into_iter()
+        .filter(|slot| slot.memory_size > 0)
+}
+
+/// Lets guests use no model-specific register by `rdmsr` and `wrmsr`. Ring 3 can't anyway; this holds if
+/// something should ever run as ring 0.
+fn deny_msrs(vm: &VmFd) -> Result<(), MachineError> {
+    // KVM takes no filter without a range. This one denies a register as the default does.
+    let range = MsrFilterRange {
+        flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+        base: 0,
+        msr_count: 1,
+        bitmap: &[0],
+    };
+    vm.set_msr_filter(MsrFilterDefaultAction::DENY, &[range])
+        .map_err(|error| failed("KVM_X86_SET_MSR_FILTER", error))
+}
+
 /// KVM's general registers as ours.
 fn registers(r: &kvm_regs) -> Registers {
     Registers {
@@ -518,7 +558,9 @@ fn broken(exit: VcpuExit<'_>) -> Exit {
     let reason = match exit {
         VcpuExit::Shutdown => "a triple fault".into(),
         VcpuExit::MmioRead(address, _) => format!("a read of absent memory at {address:#x}"),
-        VcpuExit::MmioWrite(address, _) => format!("a write to absent memory at {address:#x}"),
+        VcpuExit::MmioWrite(address, _) => {
+            format!("a write to memory at {address:#x} that is absent or not to be written")
+        }
         VcpuExit::FailEntry(reason, _) => format!("the CPU refused to enter (reason {reason:#x})"),
         VcpuExit::InternalError => "an internal error of KVM; the kernel log may say more".into(),
         other => format!("an exit that no guest should cause: {other:?}"),

@@ -1,7 +1,7 @@
 //! The backend for Linux's KVM.
 //!
 //! [`Kvm`] is what is looked up once a process: the device, its abilities, the CPUID that guests
-//! get. [`KvmMachine`] is one VM with one vCPU and one memory slot; it has no interrupt controller,
+//! get. [`KvmMachine`] is one VM with one vCPU, and memory in two slots; it has no interrupt controller,
 //! timer or device of any kind.
 
 mod cpuid;
@@ -34,6 +34,10 @@ pub struct Kvm {
     xcr0: Option<u64>,
     /// Whether registers can be set through the run page (`KVM_CAP_SYNC_REGS`, Linux 4.17).
     sync_regs: bool,
+    /// Whether memory can be read-only to vCPUs (`KVM_CAP_READONLY_MEM`, Linux 3.7).
+    read_only_memory: bool,
+    /// Whether guests can be kept from model-specific registers (`KVM_CAP_X86_MSR_FILTER`, Linux 5.10).
+    msr_filter: bool,
     /// The special registers that every machine starts with, the same for all; empty until the
     /// first machine has found out which of them this KVM takes.
     sregs: OnceLock<kvm_sregs>,
@@ -63,7 +67,10 @@ impl Kvm {
         let has_xcrs = device.check_extension(Cap::Xcrs);
         let xcr0 = cpuid::xcr0(supported.as_slice()).filter(|_| has_xcrs);
         let sync_regs = probe::has_sync_regs(&device);
-        Ok(Kvm { device, cpuid, xcr0, sync_regs, sregs: OnceLock::new() })
+        let read_only_memory = device.check_extension(Cap::ReadonlyMem);
+        let msr_filter = device.check_extension(Cap::X86MsrFilter);
+        let sregs = OnceLock::new();
+        Ok(Kvm { device, cpuid, xcr0, sync_regs, read_only_memory, msr_filter, sregs })
     }
 }
 

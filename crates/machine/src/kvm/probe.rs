@@ -58,13 +58,19 @@ pub fn probe() -> Result<Probe, MachineError> {
 }
 
 /// Name, use and need of each.
-const CAPABILITIES: [(Cap, &str, &str, bool); 6] = [
+const CAPABILITIES: [(Cap, &str, &str, bool); 7] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY", "guest memory", true),
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT", "deadlines and interrupts", true),
     (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID", "choosing the CPU features that guests see", true),
     (Cap::SyncRegs, "KVM_CAP_SYNC_REGS", "registers without further system calls", false),
     (Cap::Xcrs, "KVM_CAP_XCRS", "AVX in guests", false),
-    (Cap::ReadonlyMem, "KVM_CAP_READONLY_MEM", "lending files to guests (Sandbox::map)", false),
+    (
+        Cap::ReadonlyMem,
+        "KVM_CAP_READONLY_MEM",
+        "lending files to guests (Sandbox::map), and a supervisor that no vCPU can write",
+        false,
+    ),
+    (Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER", "denying model-specific registers again", false),
 ];
 
 /// The first ability that is needed and not there, by name.

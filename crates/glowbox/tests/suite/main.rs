@@ -20,6 +20,7 @@ macro_rules! tests {
 
 mod batches;
 mod calls;
+mod depth;
 mod device;
 mod encoded;
 mod ends;
@@ -55,6 +56,7 @@ type Test = (&'static str, fn());
 const TOPICS: &[(&str, &[Test])] = &[
     ("batches", batches::TESTS),
     ("calls", calls::TESTS),
+    ("depth", depth::TESTS),
     ("device", device::TESTS),
     ("encoded", encoded::TESTS),
     ("ends", ends::TESTS),

@@ -15,6 +15,8 @@ pub(crate) struct Mapping {
     pub(crate) private: u64,
     pub(crate) anonymous: u64,
     pub(crate) swapped: u64,
+    /// Whether core dumps leave it out.
+    pub(crate) left_out_of_dumps: bool,
 }
 
 /// All mappings of this process.
@@ -35,6 +37,12 @@ pub(crate) fn mappings() -> Vec<Mapping> {
             });
             continue;
         };
+        if key == "VmFlags" {
+            if let Some(last) = mappings.last_mut() {
+                last.left_out_of_dumps = fields.any(|flag| flag == "dd");
+            }
+            continue;
+        }
         let bytes = fields.next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10;
         let Some(last) = mappings.last_mut() else { continue };
         match key {

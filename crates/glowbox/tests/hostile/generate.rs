@@ -92,8 +92,7 @@ impl Harmless {
 
     /// At least how many of them have been executed, if the guest started with the first and its instruction
     /// pointer was then `at` bytes behind that: there is but one way to get there.
-    pub(crate) fn executed(&self, at: Option<usize>) -> u64 {
-        let at = at.unwrap_or(0);
+    pub(crate) fn executed(&self, at: usize) -> u64 {
         self.starts.iter().filter(|start| **start < at).count() as u64
     }
 }

@@ -279,6 +279,9 @@ impl Ground {
         let found = self.machine.state().expect("a state");
         assert_eq!(found.registers.rax, 0x600d);
         let proof = self.proof.get_or_insert_with(|| found.clone());
+        let (was, is) = (proof.extended.bytes(), found.extended.bytes());
+        let other: Vec<_> = (0..was.len()).filter(|at| was[*at] != is[*at]).collect();
+        assert!(other.is_empty(), "x87, SSE and AVX state is not as it was at {other:?}: {:?}", other.iter().map(|at| (was[*at], is[*at])).collect::<Vec<_>>());
         assert_eq!(*proof, found, "the CPU is not as it was");
         let (memory, clean) = (self.machine.memory(), &self.clean);
         if memory != clean {

@@ -23,6 +23,8 @@ macro_rules! tests {
 mod generate;
 mod ground;
 mod instructions;
+mod pages;
+mod ports;
 mod streams;
 mod support;
 
@@ -32,6 +34,8 @@ type Test = (&'static str, fn());
 /// Every topic with its tests.
 const TOPICS: &[(&str, &[Test])] = &[
     ("instructions", instructions::TESTS),
+    ("pages", pages::TESTS),
+    ("ports", ports::TESTS),
     ("streams", streams::TESTS),
 ];
 

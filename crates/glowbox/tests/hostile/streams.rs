@@ -1,6 +1,7 @@
 //! Random code: bytes as they come, and long runs of random instructions with something hostile at the end.
 
 use glowbox_core::registers::Registers;
+use glowbox_machine::Exit;
 
 use crate::generate::{Harmless, PREFIXES, Random, MAPS};
 use crate::ground::{CODE_SIZE, Ground, filled};
@@ -97,10 +98,17 @@ tests! {
             let random = registers(&mut random, &ground);
             let registers = Registers { r15: ground.data, ..random };
             let outcome = ground.run(&code, &registers);
-            let at = outcome.registers().map(|registers| registers.rip.wrapping_sub(ground.code));
-            let at = at.and_then(|at| usize::try_from(at).ok()).filter(|at| *at <= code.len());
-            // An exit elsewhere, or without registers, can only be behind all of them.
-            let at = at.or(Some(harmless.bytes.len()));
+            let length = harmless.bytes.len();
+            let at = match outcome.registers() {
+                // Elsewhere it can only be from behind all of them.
+                Some(registers) => {
+                    let at = registers.rip.wrapping_sub(ground.code);
+                    usize::try_from(at).ok().filter(|at| *at < length).unwrap_or(length)
+                }
+                // So it is with `out`, which none of them is.
+                None if outcome.exit == Exit::CalledOut => length,
+                None => 0,
+            };
             done += harmless.executed(at);
             cases += 1;
         }

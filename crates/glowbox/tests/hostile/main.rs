@@ -20,11 +20,13 @@ macro_rules! tests {
     };
 }
 
+mod descriptors;
 mod generate;
 mod ground;
 mod instructions;
 mod pages;
 mod ports;
+mod stacks;
 mod streams;
 mod support;
 
@@ -33,9 +35,11 @@ type Test = (&'static str, fn());
 
 /// Every topic with its tests.
 const TOPICS: &[(&str, &[Test])] = &[
+    ("descriptors", descriptors::TESTS),
     ("instructions", instructions::TESTS),
     ("pages", pages::TESTS),
     ("ports", ports::TESTS),
+    ("stacks", stacks::TESTS),
     ("streams", streams::TESTS),
 ];
 

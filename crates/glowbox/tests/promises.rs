@@ -102,10 +102,8 @@ fn test_functions(tokens: TokenStream, names: &mut Vec<String>) {
                     test_functions(group.stream(), names);
                 }
             }
-            TokenTree::Ident(word) if *word == "fn" => {
-                if std::mem::take(&mut is_test) {
-                    names.push(tokens[at + 1].to_string());
-                }
+            TokenTree::Ident(word) if *word == "fn" && std::mem::take(&mut is_test) => {
+                names.push(tokens[at + 1].to_string());
             }
             _ => {}
         }

@@ -283,9 +283,24 @@ impl Error {
     }
 }
 
+/// The system's own number of an error, which others may have wrapped to say more.
+fn system_error(error: &io::Error) -> Option<i32> {
+    if let Some(number) = error.raw_os_error() {
+        return Some(number);
+    }
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(error) = cause {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// What to do about a refusal of the system's.
 fn advice(source: &io::Error) -> Option<&'static str> {
-    Some(match source.raw_os_error()? {
+    Some(match system_error(source)? {
         libc::EMFILE => {
             "this process has no file descriptors left: let it have more (`ulimit -n`), or keep fewer \
              sandboxes and VMs (EngineBuilder::pool_size)"

@@ -110,8 +110,8 @@ const CALLS: &[(i64, &str, &[i32])] = &[
     (libc::SYS_getdents64, "getdents64", &[libc::EIO, libc::ENOENT]),
     (libc::SYS_lseek, "lseek", &[libc::EINVAL]),
     (libc::SYS_pipe2, "pipe2", &[libc::EMFILE, libc::ENFILE]),
-    (libc::SYS_clone, "clone", &[libc::EAGAIN, libc::ENOMEM]),
-    (libc::SYS_clone3, "clone3", &[libc::EAGAIN, libc::ENOMEM, libc::ENOSYS]),
+    (libc::SYS_clone, "clone", &[libc::EAGAIN]),
+    (libc::SYS_clone3, "clone3", &[libc::EAGAIN, libc::ENOSYS]),
     (libc::SYS_rt_sigaction, "rt_sigaction", &[libc::EINVAL]),
     (libc::SYS_getrusage, "getrusage", &[libc::EINVAL]),
     (libc::SYS_getrandom, "getrandom", &[libc::EINTR, libc::ENOSYS, libc::EPERM]),
@@ -203,6 +203,12 @@ impl Kind {
             faults.push((Fault::Fails(error), 1));
         }
         faults
+    }
+
+    /// Whether it asks what KVM can do.
+    pub(crate) fn asks(self) -> bool {
+        let requests = [ioctl(NONE, 0xae, 0x00, 0), ioctl(NONE, 0xae, 0x03, 0)];
+        self.number == libc::SYS_ioctl && requests.contains(&self.which)
     }
 
     /// The words of which an error's text has one where this has failed.

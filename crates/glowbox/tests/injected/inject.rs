@@ -132,6 +132,25 @@ fn plans_for(made: &[Made], only: &[&str]) -> Vec<Plan> {
     plans
 }
 
+/// Kills a child at each system call of an attempt, and looks what it has left behind.
+pub(crate) fn kill<S>(case: &Case<S>, look: impl Fn(&str)) {
+    build_guests();
+    let (mut made, mut failures) = (Vec::new(), Vec::new());
+    run(case, &mut VecDeque::from([None]), &mut made, &mut failures);
+    assert!(failures.is_empty(), "without a fault: {}", failures.join("\n"));
+    let mut numbers: BTreeMap<Kind, usize> = BTreeMap::new();
+    for kind in made.iter().map(Made::kind) {
+        let number = numbers.entry(kind).or_default();
+        let plan = Plan { kind, number: *number, fault: Fault::Kill, times: 1 };
+        *number += 1;
+        let mut ended = Vec::new();
+        run(case, &mut VecDeque::from([Some(plan)]), &mut made.clone(), &mut ended);
+        assert_eq!(ended, [format!("{plan}: it ended")], "it was not killed");
+        injected("SIGKILL while saving".into(), 1);
+        look(&plan.to_string());
+    }
+}
+
 /// Runs one child until it has no plan left, or has had one and wants no more, or fails.
 fn run<S>(
     case: &Case<S>,
@@ -277,9 +296,6 @@ impl Tracer<'_> {
                     let next = plans.pop_front();
                     self.channel.answer(next.is_some());
                     self.plan = next.flatten();
-                    if let (Some(plan), true) = (self.plan, std::env::var_os("TELL").is_some()) {
-                        eprintln!("{plan}");
-                    }
                 }
                 Said::Begin => {
                     if !self.watch(made) {
@@ -410,7 +426,10 @@ impl Plan {
 /// What the text of an error should say and does not.
 fn missing(call: Kind, error: i32, kind: &str, text: &str) -> Option<String> {
     // These say what to do about it, or are of what lies behind it.
-    if ["HypervisorMissing", "HypervisorDenied", "MemoryLost"].contains(&kind) {
+    let says_it = ["HypervisorMissing", "HypervisorDenied", "MemoryLost"].contains(&kind);
+    // A question that is not answered is taken for a no.
+    let lacks = call.asks() && text.contains("lacks");
+    if says_it || lacks {
         return None;
     }
     let system = std::io::Error::from_raw_os_error(error).to_string();

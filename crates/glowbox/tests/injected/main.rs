@@ -28,7 +28,9 @@ macro_rules! tests {
 mod calls;
 mod channel;
 mod inject;
+mod killed;
 mod level;
+mod limits;
 mod operations;
 mod ptrace;
 #[path = "../suite/support.rs"]
@@ -39,7 +41,8 @@ mod support;
 type Test = (&'static str, fn());
 
 /// Every topic with its tests.
-const TOPICS: &[(&str, &[Test])] = &[("operations", operations::TESTS)];
+const TOPICS: &[(&str, &[Test])] =
+    &[("killed", killed::TESTS), ("limits", limits::TESTS), ("operations", operations::TESTS)];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use glowbox::{CallOptions, Engine, Error, ErrorKind, Mapping, Sandbox, Snapshot};
+use glowbox::{CallOptions, Engine, Error, ErrorKind, HostError, Mapping, Sandbox, Snapshot};
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::inject::{Case, inject};
@@ -101,7 +101,7 @@ fn standard(engine: &Engine, folder: &Path) -> Result<Sandbox, Error> {
     Sandbox::builder()
         .engine(engine)
         .host_function("weekday", || "Monday".to_string())
-        .host_function("double", |number: u32| number * 2)
+        .host_function("double", |number: u32| -> Result<u32, HostError> { Ok(number * 2) })
         .host_function("back", || ())
         .directory("/host", folder)
         .build(guest("testing-std"))
@@ -363,7 +363,7 @@ tests! {
                 let loader = Snapshot::loader()
                     .engine(&used.engine)
                     .host_function("weekday", || "Monday".to_string())
-                    .host_function("double", |number: u32| number * 2)
+                    .host_function("double", |number: u32| -> Result<u32, HostError> { Ok(number * 2) })
                     .host_function("back", || ())
                     .directory("/host", used.folder.path());
                 let snapshot = loader.load(used.folder.path().join("snapshot"))?;

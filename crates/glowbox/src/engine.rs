@@ -167,7 +167,7 @@ impl EngineBuilder {
         let signal = install(self.signal).map_err(Error::of_machine)?;
         let watchdog = Watchdog::start().map_err(|error| {
             let text = "the thread that enforces deadlines can't be started";
-            Error::with_source(ErrorKind::Hypervisor, text, error)
+            Error::of_system(ErrorKind::Hypervisor, text, error)
         })?;
         let pool = Pool::new(kvm, signal, watchdog, self.pool);
         Ok(Engine { inner: Arc::new(Inner { pool: Arc::new(pool) }) })

@@ -1,6 +1,7 @@
 //! The library's error.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,11 +163,21 @@ impl Error {
             _ => ErrorKind::Hypervisor,
         };
         let text = error.to_string();
-        let source = std::error::Error::source(&error).map(|source| source.to_string());
-        match source {
-            Some(source) => Error::with_source(kind, text, source),
-            None => Error::new(kind, text),
+        match error {
+            MachineError::Request { source, .. } => Error::of_system(kind, text, source),
+            MachineError::Denied { source, .. } => Error::with_source(kind, text, source),
+            _ => Error::new(kind, text),
         }
+    }
+
+    /// The error for what the system refused: `what` happened, with the reason, and what to do about it
+    /// where that can be said.
+    pub(crate) fn of_system(kind: ErrorKind, what: impl fmt::Display, source: io::Error) -> Error {
+        let text = match advice(&source) {
+            Some(advice) => format!("{what}: {source}; {advice}"),
+            None => format!("{what}: {source}"),
+        };
+        Error::with_source(kind, text, source)
     }
 
     pub(crate) fn of_fault(fault: Fault) -> Error {
@@ -270,6 +281,49 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// The system's own number of an error, which others may have wrapped to say more.
+fn system_error(error: &io::Error) -> Option<i32> {
+    if let Some(number) = error.raw_os_error() {
+        return Some(number);
+    }
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(error) = cause {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// What to do about a refusal of the system's.
+fn advice(source: &io::Error) -> Option<&'static str> {
+    Some(match system_error(source)? {
+        libc::EMFILE => {
+            "this process has no file descriptors left: let it have more (`ulimit -n`), or keep fewer \
+             sandboxes and VMs (EngineBuilder::pool_size)"
+        }
+        libc::ENFILE => {
+            "this machine has no file descriptors left: let it have more (fs.file-max), or keep fewer \
+             sandboxes"
+        }
+        libc::ENOMEM => {
+            "this process may have no more memory or mappings: let it have more (`ulimit -v`, its control \
+             group, vm.max_map_count), keep fewer sandboxes, or lower their limits"
+        }
+        libc::EAGAIN => {
+            "this process may have no more threads or locked memory for now: let it have more (`ulimit \
+             -u`, `ulimit -l`), or try again later"
+        }
+        libc::ENOSPC => "the disk has no space left: make some, or write elsewhere",
+        libc::EDQUOT => {
+            "this user's quota of disk space is used up: make some space, or write elsewhere"
+        }
+        libc::EFBIG => "no file may be as large: raise the limit (`ulimit -f`), or write elsewhere",
+        _ => return None,
+    })
 }
 
 impl fmt::Display for Error {

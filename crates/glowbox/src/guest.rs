@@ -53,7 +53,7 @@ impl Guest {
         let path = path.as_ref();
         let shown = path.display();
         let failed = |source| {
-            Error::with_source(ErrorKind::Io, format!("guest file `{shown}` can't be read"), source)
+            Error::of_system(ErrorKind::Io, format!("guest file `{shown}` can't be read"), source)
         };
         let invalid =
             |problem: &str| Err(Error::new(ErrorKind::InvalidGuest, no_guest(&shown, problem)));

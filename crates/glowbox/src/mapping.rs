@@ -48,7 +48,7 @@ impl Mapping {
         let path = path.as_ref();
         let shown = path.display().to_string();
         let failed = |source: std::io::Error| {
-            Error::with_source(ErrorKind::Io, format!("file `{shown}` can't be mapped"), source)
+            Error::of_system(ErrorKind::Io, format!("file `{shown}` can't be mapped"), source)
         };
         // Before it is opened: a pipe would block.
         let metadata = std::fs::metadata(path).map_err(failed)?;
@@ -118,5 +118,5 @@ impl fmt::Debug for Mapping {
 
 fn of_map(name: &str, error: MapError) -> Error {
     let text = format!("`{name}` can't be mapped: {error}");
-    Error::with_source(ErrorKind::Io, text, error)
+    Error::of_system(ErrorKind::Io, text, error.source)
 }

@@ -326,7 +326,7 @@ impl Drop for Lease {
 impl Error {
     /// The error for memory that can't be had.
     pub(crate) fn of_memory(error: glowbox_mem::MapError) -> Error {
-        let text = format!("{error}; lower the limits, or allow this process more");
-        Error::with_source(ErrorKind::Hypervisor, text, error)
+        let text = error.to_string();
+        Error::of_system(ErrorKind::Hypervisor, text, error.source)
     }
 }

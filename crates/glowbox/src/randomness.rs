@@ -75,7 +75,7 @@ impl Randomness {
         match self {
             Randomness::System => getrandom::fill(&mut bytes).map_err(|error| {
                 let text = "the system gives no random numbers";
-                Error::with_source(ErrorKind::Io, text, error)
+                Error::of_system(ErrorKind::Io, text, error.into())
             })?,
             Randomness::Fixed(seed) => {
                 let mut key = [0; 32];

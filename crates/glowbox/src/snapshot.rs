@@ -76,19 +76,13 @@ impl Captured {
     pub(crate) fn fill(&self, machine: &mut dyn Machine) -> Result<(), Error> {
         let own = &self.setup.places.hosts_own;
         machine.window().fill(&self.image, own).map_err(|error| {
-            let (kind, text) = match error.source.kind() {
-                std::io::ErrorKind::UnexpectedEof => (
-                    ErrorKind::MemoryLost,
-                    "the snapshot's file has been cut short; save the snapshot again",
-                ),
-                _ => (
-                    ErrorKind::Hypervisor,
-                    "the snapshot's image can't be mapped; each sandbox takes up to 129 mappings, \
-                     and a process has as many as vm.max_map_count says: keep fewer sandboxes, or \
-                     raise that",
-                ),
-            };
-            Error::with_source(kind, text, error)
+            if error.source.kind() == std::io::ErrorKind::UnexpectedEof {
+                let text = "the snapshot's file has been cut short; save the snapshot again";
+                return Error::with_source(ErrorKind::MemoryLost, text, error);
+            }
+            let text =
+                "the snapshot's image can't be mapped (each sandbox takes up to 129 mappings)";
+            Error::of_system(ErrorKind::Hypervisor, text, error.source)
         })?;
         if self.image.may_shrink() {
             // Nothing that runs in ring 0 or maps memory comes from a file.
@@ -157,7 +151,7 @@ impl Snapshot {
         engine.check_process()?;
         engine.pool().keep_ready(&self.captured, count).map_err(|error| {
             let text = "the thread that makes VMs ready can't be started";
-            Error::with_source(ErrorKind::Hypervisor, text, error)
+            Error::of_system(ErrorKind::Hypervisor, text, error)
         })
     }
 

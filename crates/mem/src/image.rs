@@ -139,10 +139,11 @@ impl View {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        let view = View { base, size };
         if !dumped {
-            dumps::leave_out(base, size);
+            dumps::leave_out(base, size)?;
         }
-        Ok(View { base, size })
+        Ok(view)
     }
 
     fn bytes(&self) -> &[u8] {

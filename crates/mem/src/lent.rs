@@ -68,7 +68,7 @@ impl Lent {
         if mapped == libc::MAP_FAILED {
             return Err(failed(size, io::Error::last_os_error()));
         }
-        dumps::leave_out(lent.base, length);
+        dumps::leave_out(lent.base, length).map_err(|source| failed(size, source))?;
         Ok(lent)
     }
 
@@ -103,8 +103,9 @@ impl Lent {
             kept
         };
         let base = NonNull::new(base).ok_or_else(invalid)?;
-        dumps::leave_out(base, mapped);
-        Ok(Lent { base, length, mapped })
+        let lent = Lent { base, length, mapped };
+        dumps::leave_out(base, mapped).map_err(failed)?;
+        Ok(lent)
     }
 
     /// Bytes that are lent.

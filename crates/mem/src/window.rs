@@ -94,8 +94,7 @@ impl GuestMemory {
         }
         let base = NonNull::new(base.cast()).ok_or_else(invalid)?;
         small_pages(base, length);
-        dumps::leave_out(base, length);
-        Ok(GuestMemory {
+        let memory = GuestMemory {
             base,
             size: length,
             image: None,
@@ -110,7 +109,9 @@ impl GuestMemory {
             revealed: Vec::new(),
             untouched: true,
             dumped: false,
-        })
+        };
+        memory.leave_out_of_dumps()?;
+        Ok(memory)
     }
 
     /// Says whether core dumps of the process are to have what is in this memory, and in images that are
@@ -119,16 +120,19 @@ impl GuestMemory {
     pub fn in_core_dumps(mut self, dumped: bool) -> GuestMemory {
         self.dumped = dumped;
         if dumped {
-            dumps::take_in(self.base, self.size);
+            // If the system refuses, a dump has less than it might.
+            let _ = dumps::take_in(self.base, self.size);
         }
         self
     }
 
     /// To be called when something else has been mapped here, which core dumps would have.
-    fn leave_out_of_dumps(&self) {
-        if !self.dumped {
-            dumps::leave_out(self.base, self.size);
+    fn leave_out_of_dumps(&self) -> Result<(), MapError> {
+        if self.dumped {
+            return Ok(());
         }
+        let failed = |source| MapError { size: self.size as u64, source };
+        dumps::leave_out(self.base, self.size).map_err(failed)
     }
 
     /// Makes all of it zero again, and gives its pages back.
@@ -143,7 +147,7 @@ impl GuestMemory {
             return Ok(());
         }
         self.map_zeros(0..self.size)?;
-        self.leave_out_of_dumps();
+        self.leave_out_of_dumps()?;
         self.mapped = None;
         self.own.clear();
         self.notes.clear();
@@ -181,7 +185,7 @@ impl GuestMemory {
                 self.read_run(image, *run)?;
             }
         }
-        self.leave_out_of_dumps();
+        self.leave_out_of_dumps()?;
         for pages in image.learned() {
             self.populate(pages.start * PAGE..pages.end * PAGE);
             // As if they had been found private once: they are not news any more.
@@ -429,8 +433,13 @@ fn small_pages(start: NonNull<u8>, length: usize) {
 impl Drop for GuestMemory {
     fn drop(&mut self) {
         // SAFETY: this is the mapping made in `new`, and no borrow of it outlives `self`.
-        let result = unsafe { libc::munmap(self.base.as_ptr().cast(), self.size) };
-        debug_assert_eq!(result, 0);
+        unsafe {
+            if libc::munmap(self.base.as_ptr().cast(), self.size) != 0 {
+                // It would have to split a mapping that the system has made one with others, and the
+                // process may have no more of them. Its pages go all the same.
+                libc::madvise(self.base.as_ptr().cast(), self.size, libc::MADV_DONTNEED);
+            }
+        }
     }
 }
 

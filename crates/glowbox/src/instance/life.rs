@@ -415,13 +415,16 @@ impl Origin {
 
 fn of_capture(error: CaptureError) -> Error {
     let text = format!("the guest's memory can't be captured: {error}");
-    Error::with_source(ErrorKind::Hypervisor, text, error)
+    Error::of_system(ErrorKind::Hypervisor, text, error.source)
 }
 
 fn of_restore(error: RestoreError) -> Error {
-    let kind = match error {
-        RestoreError::ImageLost { .. } => ErrorKind::MemoryLost,
-        _ => ErrorKind::Hypervisor,
-    };
-    Error::with_source(kind, format!("the sandbox can't be reset: {error}"), error)
+    let text = format!("the sandbox can't be reset: {error}");
+    match error {
+        RestoreError::ImageLost { source } => Error::of_system(ErrorKind::MemoryLost, text, source),
+        RestoreError::StillInReach { source } | RestoreError::Unknown { source } => {
+            Error::of_system(ErrorKind::Hypervisor, text, source)
+        }
+        _ => Error::with_source(ErrorKind::Hypervisor, text, error),
+    }
 }

@@ -66,7 +66,7 @@ impl Snapshot {
         let path = path.as_ref();
         let failed = |source: io::Error| {
             let text = format!("the snapshot can't be saved to `{}`", path.display());
-            Error::with_source(ErrorKind::Io, text, source)
+            Error::of_system(ErrorKind::Io, text, source)
         };
         let captured = self.captured();
         let mut hasher = ImageHasher::new();
@@ -305,7 +305,7 @@ impl Loader {
         let shown = path.display().to_string();
         let failed = |source: io::Error| {
             let text = format!("snapshot file `{shown}` can't be read");
-            Error::with_source(ErrorKind::Io, text, source)
+            Error::of_system(ErrorKind::Io, text, source)
         };
         let invalid = |error: FormatError| {
             let text = format!("`{shown}` is not a snapshot that can be loaded here: {error}");

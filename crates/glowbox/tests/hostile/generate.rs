@@ -168,14 +168,24 @@ fn one(random: &mut Random, code: &mut Vec<u8>) {
         }
         // bswap, cwde, cdq, nop, lahf, cmc, clc, stc, cld
         7 => {
-            let plain: [&[u8]; 9] =
-                [&[0x48, 0x0f, 0xc8], &[0x98], &[0x99], &[0x90], &[0x9f], &[0xf5], &[0xf8], &[0xf9], &[0xfc]];
+            let plain: [&[u8]; 9] = [
+                &[0x48, 0x0f, 0xc8],
+                &[0x98],
+                &[0x99],
+                &[0x90],
+                &[0x9f],
+                &[0xf5],
+                &[0xf8],
+                &[0xf9],
+                &[0xfc],
+            ];
             code.extend(*random.pick(&plain));
         }
         // SSE and SSE2: arithmetic, logic, shuffles, moves; memory aligned
         _ => {
             let opcodes = [
-                0x10, 0x28, 0x29, 0x14, 0x15, 0x51, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5c, 0x5d, 0x5e, 0x5f,
+                0x10, 0x28, 0x29, 0x14, 0x15, 0x51, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5c, 0x5d,
+                0x5e, 0x5f,
             ];
             if random.byte() & 1 == 0 {
                 code.push(0x66);

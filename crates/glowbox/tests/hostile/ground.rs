@@ -121,7 +121,8 @@ impl Ground {
         };
         let mut writable: Vec<_> = user(Protection::ReadWrite).collect();
         writable.push(place(SUPERVISOR_STACK_GPA.0)..place(SUPERVISOR_STACK_GPA.0 + 4096));
-        let mut fixed: Vec<_> = user(Protection::Read).chain(user(Protection::ReadExecute)).collect();
+        let mut fixed: Vec<_> =
+            user(Protection::Read).chain(user(Protection::ReadExecute)).collect();
         fixed.push(0..place(SUPERVISOR_STACK_GPA.0));
         let tables = layout.memory(RegionKind::PageTables);
         fixed.push(place(tables.start)..place(tables.end));
@@ -152,7 +153,8 @@ impl Ground {
     fn state(&self, registers: &Registers) -> CpuState {
         let mut state = CpuState::starting_at(self.code, (self.stack.start + self.stack.end) / 2);
         let start = state.registers;
-        state.registers = Registers { rip: start.rip, rsp: start.rsp, rflags: start.rflags, ..*registers };
+        state.registers =
+            Registers { rip: start.rip, rsp: start.rsp, rflags: start.rflags, ..*registers };
         state
     }
 
@@ -248,7 +250,9 @@ impl Ground {
             Exit::Exception(exception) if !VECTORS.contains(&exception.vector) => {
                 Err("an exception that ring 3 can't raise".into())
             }
-            Exit::Exception(exception) if exception.address.is_some() != (exception.vector == 14) => {
+            Exit::Exception(exception)
+                if exception.address.is_some() != (exception.vector == 14) =>
+            {
                 Err("an address that does not belong to the exception".into())
             }
             Exit::Exception(_) | Exit::CalledOut | Exit::Interrupted => Ok(()),
@@ -281,13 +285,20 @@ impl Ground {
         let proof = self.proof.get_or_insert_with(|| found.clone());
         let (was, is) = (proof.extended.bytes(), found.extended.bytes());
         let other: Vec<_> = (0..was.len()).filter(|at| was[*at] != is[*at]).collect();
-        assert!(other.is_empty(), "x87, SSE and AVX state is not as it was at {other:?}: {:?}", other.iter().map(|at| (was[*at], is[*at])).collect::<Vec<_>>());
+        assert!(
+            other.is_empty(),
+            "x87, SSE and AVX state is not as it was at {other:?}: {:?}",
+            other.iter().map(|at| (was[*at], is[*at])).collect::<Vec<_>>()
+        );
         assert_eq!(*proof, found, "the CPU is not as it was");
         let (memory, clean) = (self.machine.memory(), &self.clean);
         if memory != clean {
             let pages = memory.chunks(4096).zip(clean.chunks(4096));
             let other: Vec<_> = pages.enumerate().filter(|(_, (a, b))| a != b).collect();
-            panic!("pages {:?} are not as they were", other.iter().map(|(at, _)| at).collect::<Vec<_>>());
+            panic!(
+                "pages {:?} are not as they were",
+                other.iter().map(|(at, _)| at).collect::<Vec<_>>()
+            );
         }
     }
 }
@@ -358,7 +369,8 @@ struct Watch {
 
 impl Watch {
     fn over(control: Arc<RunControl>) -> Arc<Watch> {
-        let watch = Arc::new(Watch { control, running: Mutex::new(None), over: AtomicBool::new(false) });
+        let watch =
+            Arc::new(Watch { control, running: Mutex::new(None), over: AtomicBool::new(false) });
         let watching = Arc::downgrade(&watch);
         std::thread::spawn(move || {
             while let Some(watch) = watching.upgrade() {

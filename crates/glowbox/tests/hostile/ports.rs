@@ -17,7 +17,8 @@ const OUT: [&[u8]; 3] = [&[0xee], &[0x66, 0xef], &[0xef]];
 fn is_refused(ground: &Ground, outcome: &Outcome, port: u16) -> bool {
     match &outcome.exit {
         Exit::Exception(exception) => {
-            (exception.vector, exception.error_code, exception.registers.rip) == (13, 0, ground.code)
+            (exception.vector, exception.error_code, exception.registers.rip)
+                == (13, 0, ground.code)
         }
         Exit::Port { port: used, .. } => *used == port,
         _ => false,

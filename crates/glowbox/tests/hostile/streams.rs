@@ -3,7 +3,7 @@
 use glowbox_core::registers::Registers;
 use glowbox_machine::Exit;
 
-use crate::generate::{Harmless, PREFIXES, Random, MAPS};
+use crate::generate::{Harmless, MAPS, PREFIXES, Random};
 use crate::ground::{CODE_SIZE, Ground, filled};
 use crate::support::{executed, factor, seed, tried};
 
@@ -23,8 +23,9 @@ fn registers(random: &mut Random, ground: &Ground) -> Registers {
         0x8000_0000_0000_0000,
         u64::MAX,
     ];
-    let Registers { rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, .. } =
-        &mut registers;
+    let Registers {
+        rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15, ..
+    } = &mut registers;
     for register in [rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15] {
         *register = match random.below(4) {
             0 => random.next(),

@@ -401,8 +401,8 @@ tests! {
         for (bad, kind) in [(1u8, ErrorKind::Protocol), (2, ErrorKind::HostPanic)] {
             for mut sandbox in [sandbox(), small()] {
                 let echo =
-                    sandbox.function::<(Vec<crate::calls::Point>,), Vec<fragile::Point>>("echo_points").unwrap();
-                let inputs = (0..400u16).map(|n| (vec![crate::calls::Point { x: if n == 7 { bad } else { 0 }, y: 0 }],));
+                    sandbox.function::<(Vec<crate::support::Point>,), Vec<fragile::Point>>("echo_points").unwrap();
+                let inputs = (0..400u16).map(|n| (vec![crate::support::Point { x: if n == 7 { bad } else { 0 }, y: 0 }],));
                 let results = echo.call_many(&mut sandbox, inputs);
                 assert_eq!(results.len(), 400);
                 assert!(results[..7].iter().all(Result::is_ok));

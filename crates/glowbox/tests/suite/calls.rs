@@ -3,17 +3,9 @@
 use std::collections::BTreeMap;
 
 use glowbox::ErrorKind;
-use serde::{Deserialize, Serialize};
 use testing_types::{Everything, Shape};
 
-use crate::support::{PREBUILT, builder, error, guest, leave_out, sandbox};
-
-/// A small record.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Point {
-    pub(crate) x: u8,
-    pub(crate) y: u8,
-}
+use crate::support::{PREBUILT, Point, builder, error, guest, leave_out, sandbox};
 
 pub(crate) fn everything() -> Everything {
     let inner = Everything {

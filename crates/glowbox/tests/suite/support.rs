@@ -4,11 +4,18 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
-use crate::calls::Point;
 use glowbox::{
     Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, HostFunction, Loader, Sandbox,
     Snapshot,
 };
+use serde::{Deserialize, Serialize};
+
+/// A small record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Point {
+    pub(crate) x: u8,
+    pub(crate) y: u8,
+}
 
 /// How many tests found that they can't run here.
 static LEFT_OUT: AtomicU32 = AtomicU32::new(0);

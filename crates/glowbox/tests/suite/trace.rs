@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+#[path = "../injected/ptrace.rs"]
+mod ptrace;
+
+use ptrace::{to_next_system_call, wait};
+
 /// A system call that does nothing and that nobody makes: `getpriority` with this argument.
 const MARK: i32 = 0x6c6f;
 
@@ -27,11 +32,7 @@ pub(crate) fn count_system_calls(code: impl FnOnce(&dyn Fn())) -> BTreeMap<Call,
 }
 
 fn run_traced(code: impl FnOnce(&dyn Fn())) -> ! {
-    // SAFETY: asks to be traced by the parent, and stops until it is ready.
-    unsafe {
-        libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0);
-        libc::raise(libc::SIGSTOP);
-    }
+    ptrace::be_traced();
     let mark = || {
         // SAFETY: reads a priority; the arguments are of no process.
         unsafe { libc::syscall(libc::SYS_getpriority, MARK, 0) };
@@ -41,28 +42,9 @@ fn run_traced(code: impl FnOnce(&dyn Fn())) -> ! {
     unsafe { libc::_exit(i32::from(result.is_err())) }
 }
 
-fn wait(child: libc::pid_t) -> i32 {
-    let mut status = 0;
-    // SAFETY: waits for a child of this process and writes to this stack.
-    let waited = unsafe { libc::waitpid(child, &raw mut status, libc::__WALL) };
-    assert_eq!(waited, child, "waitpid: {}", std::io::Error::last_os_error());
-    status
-}
-
-fn resume(child: libc::pid_t, signal: i32) {
-    // SAFETY: the child is stopped and traced by this thread.
-    let result = unsafe { libc::ptrace(libc::PTRACE_SYSCALL, child, 0, signal) };
-    assert_eq!(result, 0, "ptrace: {}", std::io::Error::last_os_error());
-}
-
 /// Number and first two arguments of the system call at which the child has stopped.
 fn system_call(child: libc::pid_t) -> (i64, i32, u64) {
-    // SAFETY: an all-zero register set is a valid value; the child is stopped and traced.
-    let registers = unsafe {
-        let mut registers: libc::user_regs_struct = std::mem::zeroed();
-        libc::ptrace(libc::PTRACE_GETREGS, child, 0, &raw mut registers);
-        registers
-    };
+    let registers = ptrace::registers(child);
     let number = i64::try_from(registers.orig_rax).unwrap_or(-1);
     (number, i32::try_from(registers.rdi & 0x7fff_ffff).unwrap_or(0), registers.rsi)
 }
@@ -83,7 +65,7 @@ fn watch(child: libc::pid_t) -> BTreeMap<Call, u64> {
     let mut counts = BTreeMap::new();
     let (mut marks, mut entering, mut signal) = (0, true, 0);
     loop {
-        resume(child, signal);
+        to_next_system_call(child, signal);
         signal = 0;
         let status = wait(child);
         if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {

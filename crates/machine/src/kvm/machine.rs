@@ -53,6 +53,9 @@ const PASSING_SLOT_GPA: u64 = LENT.end;
 /// The memory slot of what no vCPU may write.
 const FIXED_SLOT: u32 = 101;
 
+/// How often what the system refuses for the moment is tried.
+const MAX_TRIES: u32 = 100;
+
 /// What exits bring with them where they are to.
 const CARRIED: [SyncReg; 2] = [SyncReg::Register, SyncReg::SystemRegister];
 
@@ -115,7 +118,7 @@ impl KvmMachine {
         memory: GuestMemory,
         control: Arc<RunControl>,
     ) -> Result<KvmMachine, MachineError> {
-        let vm = kvm.device.create_vm().map_err(|error| failed("KVM_CREATE_VM", error))?;
+        let vm = create_vm(kvm)?;
         // First: behind any other change of the VM, KVM may wait milliseconds before it takes a filter.
         if kvm.msr_filter {
             deny_msrs(&vm)?;
@@ -153,10 +156,16 @@ impl KvmMachine {
     fn finish_exit(&mut self) -> Result<(), MachineError> {
         self.memory.used();
         self.set_immediate_exit(1);
-        let result = match self.vcpu.run() {
-            Err(error) if error.errno() == libc::EINTR => Ok(()),
-            Err(error) => Err(failed("KVM_RUN", error)),
-            Ok(_) => Err(MachineError::Broken),
+        let mut tries = 0;
+        let result = loop {
+            tries += 1;
+            match self.vcpu.run() {
+                Err(error) if error.errno() == libc::EINTR => break Ok(()),
+                // Nothing has been done yet.
+                Err(error) if error.errno() == libc::EAGAIN && tries < MAX_TRIES => {}
+                Err(error) => break Err(failed("KVM_RUN", error)),
+                Ok(_) => break Err(MachineError::Broken),
+            }
         };
         self.set_immediate_exit(0);
         self.broken |= result.is_err();
@@ -492,6 +501,20 @@ impl KvmMachine {
     }
 }
 
+/// Makes a VM. The system gives up when a signal is pending for this thread, as the one that ends a call is
+/// when the call has ended by itself meanwhile; the signal has gone when it is tried again.
+fn create_vm(kvm: &Kvm) -> Result<VmFd, MachineError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match kvm.device.create_vm() {
+            Ok(vm) => return Ok(vm),
+            Err(error) if error.errno() == libc::EINTR && tries < MAX_TRIES => {}
+            Err(error) => return Err(failed("KVM_CREATE_VM", error)),
+        }
+    }
+}
+
 /// Guest memory as KVM is told of it: the supervisor's code and tables, which no vCPU writes, and all else.
 ///
 /// Page tables are not among what is read-only. SVM takes every walk of them for a write, and so does VMX
@@ -638,12 +661,18 @@ fn find_special_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<kvm_sregs, Machine
 /// Finds out which control-register bits this KVM takes, by trying: all of them, then one by one.
 fn find_cr4(kvm: &Kvm, vcpu: &VcpuFd, s: &mut kvm_sregs) -> Result<(), MachineError> {
     let wishes = || CR4_WISHES.into_iter().filter(|bit| *bit != CR4_OSXSAVE || kvm.xcr0.is_some());
+    // Only this refusal is of a bit. Any other would have every later machine do without it.
+    let takes = |s: &kvm_sregs| match vcpu.set_sregs(s) {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == libc::EINVAL => Ok(false),
+        Err(error) => Err(failed("KVM_SET_SREGS", error)),
+    };
     s.cr4 = wishes().fold(CR4_BASE, |bits, bit| bits | bit);
-    if vcpu.set_sregs(s).is_err() {
+    if !takes(s)? {
         let mut accepted = CR4_BASE;
         for bit in wishes() {
             s.cr4 = accepted | bit;
-            if vcpu.set_sregs(s).is_ok() {
+            if takes(s)? {
                 accepted = s.cr4;
             }
         }

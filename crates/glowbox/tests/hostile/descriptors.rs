@@ -6,7 +6,11 @@ use glowbox_machine::Exit;
 use glowbox_machine::supervisor::{self, selector};
 
 use crate::ground::{DATA_SIZE, Ground, Outcome};
-use crate::support::{executed, factor, tried};
+use crate::support::{executed, factor, leave_out, tried};
+
+/// The selector of 32-bit code in Linux's own table, which is the one that counts on a KVM that runs ring 3 in
+/// the host's (`docs/kvm.md`); in a guest's it is data.
+const OTHERS_32_BIT_CODE: u16 = 0x23;
 
 /// What the guest has stored behind its data pointer.
 fn stored(outcome: &Outcome, count: usize) -> &[u8] {
@@ -91,11 +95,14 @@ tests! {
         let mut ground = Ground::new();
         let target = ground.code + 0x800;
         let place = ground.data + DATA_SIZE as u64 / 2;
+        let shared = !ground.has_ports();
         for index in 0..10u16 {
             for rpl in 0..4u16 {
-                // Where it leads on other machines is not this table's: code of 32 bits, which the table here
-                // has none of, is no place to try what is not known to be safe.
                 let selector = index << 3 | rpl;
+                if shared && selector == OTHERS_32_BIT_CODE {
+                    leave_out("segments are the host's here, and 32-bit code in one may bring its kernel down");
+                    continue;
+                }
                 far(&mut ground, selector, target, place);
             }
         }

@@ -26,6 +26,7 @@ mod ground;
 mod instructions;
 mod pages;
 mod ports;
+mod sandboxes;
 mod stacks;
 mod streams;
 mod support;
@@ -39,6 +40,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("instructions", instructions::TESTS),
     ("pages", pages::TESTS),
     ("ports", ports::TESTS),
+    ("sandboxes", sandboxes::TESTS),
     ("stacks", stacks::TESTS),
     ("streams", streams::TESTS),
 ];

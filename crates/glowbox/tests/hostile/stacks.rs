@@ -2,7 +2,9 @@
 //! neither the guest's stack nor its code, and what does use its stack faults there.
 
 use glowbox_abi::CALL_PORT;
-use glowbox_core::layout::{PAGE_TABLES, RegionKind, SUPERVISOR_CODE, SUPERVISOR_STACK, SUPERVISOR_TABLES};
+use glowbox_core::layout::{
+    PAGE_TABLES, RegionKind, SUPERVISOR_CODE, SUPERVISOR_STACK, SUPERVISOR_TABLES,
+};
 use glowbox_core::registers::Registers;
 use glowbox_machine::Exit;
 
@@ -11,7 +13,16 @@ use crate::support::{executed, tried};
 
 /// Where the stack pointer is sent.
 fn pivots(ground: &Ground) -> Vec<u64> {
-    let mut pivots = vec![0, 1, 7, 8, 0x1000, 0x0000_7fff_ffff_fff8, 0x0000_8000_0000_0000, 0x8000_0000_0000_0000];
+    let mut pivots = vec![
+        0,
+        1,
+        7,
+        8,
+        0x1000,
+        0x0000_7fff_ffff_fff8,
+        0x0000_8000_0000_0000,
+        0x8000_0000_0000_0000,
+    ];
     pivots.extend([u64::MAX, u64::MAX - 7, 0xffff_8000_0000_0000, 0xffff_ffff_8000_0000]);
     for region in ground.layout.regions() {
         let (start, end) = (region.start.0, region.end().0);

@@ -36,6 +36,28 @@ pub(crate) fn tried(class: &'static str, cases: u64) {
     *TRIED.lock().unwrap().entry(class).or_default() += cases;
 }
 
+/// Runs `test` in a process of its own, where nothing else opens files or takes memory; what it has tried
+/// counts here.
+pub(crate) fn alone(name: &str, test: impl FnOnce()) {
+    let variable = "GLOWBOX_HOSTILE_ALONE";
+    if std::env::var_os(variable).is_some() {
+        return test();
+    }
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", name, "--test-threads", "1"])
+        .env(variable, "1")
+        .output()
+        .expect("this program runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
+    for line in text.lines().filter_map(|line| line.strip_prefix("tried: ")) {
+        let (class, cases) = line.rsplit_once(": ").expect("a class and a number");
+        tried(String::from(class).leak(), cases.parse().expect("a number"));
+    }
+}
+
 /// Prints how many cases of each class were tried.
 pub(crate) fn print_tried() {
     for (class, cases) in &*TRIED.lock().unwrap() {

@@ -8,6 +8,7 @@
 //!
 //! `docs/benchmarks.md` says what the rows mean.
 
+mod alive;
 mod experiments;
 mod machine;
 mod peers;
@@ -64,6 +65,9 @@ struct Options {
     /// What a soak's choices follow from; the time if it is not given.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+    /// Spawn so many sandboxes that live at once, or as many as can, and say what sets the limit.
+    #[arg(long, value_name = "COUNT")]
+    alive: Option<usize>,
     /// Where the results go.
     #[arg(long, value_name = "FOLDER", default_value = "target/scoreboard")]
     output: PathBuf,
@@ -93,6 +97,8 @@ fn main() -> ExitCode {
         count_memory()
     } else if options.soak {
         soak(&options)
+    } else if let Some(count) = options.alive {
+        alive::run(count).map(|all| if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     } else {
         measure(choice, &options)
     };

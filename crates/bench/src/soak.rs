@@ -7,7 +7,7 @@
 //! more.
 
 mod ends;
-mod levels;
+pub(crate) mod levels;
 mod plain;
 mod report;
 mod standard;

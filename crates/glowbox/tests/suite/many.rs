@@ -7,7 +7,7 @@ use std::thread;
 
 use glowbox::{Engine, Sandbox};
 
-use crate::support::{builder, guest, isolated, sandbox};
+use crate::support::{builder, guest, isolated, leave_out, sandbox};
 use crate::trace;
 
 /// What a process holds, as /proc tells.
@@ -47,6 +47,18 @@ fn greeter() -> Sandbox {
         .host_function("weekday", || "Monday".to_string())
         .build(guest("hello"))
         .expect("a sandbox")
+}
+
+/// How many descriptors this process may have, when it has asked for as many as it can get.
+fn descriptors_allowed() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is of the kind that both calls use, and lives on.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = limit.rlim_max;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+    }
+    limit.rlim_cur
 }
 
 /// Waits for what the kernel gives back a little later.
@@ -101,6 +113,33 @@ tests! {
                         });
                     }
                 });
+            }
+            drop(sandboxes);
+            assert_eq!(settles_to(&before), before);
+        });
+    }
+
+    /// Each has written to its memory, and answers with what it wrote.
+    fn a_thousand_sandboxes_live_at_once_and_each_answers_with_its_own_state() {
+        let name = "many::a_thousand_sandboxes_live_at_once_and_each_answers_with_its_own_state";
+        isolated(name, || {
+            const COUNT: u32 = 1000;
+            if descriptors_allowed() < 4 * u64::from(COUNT) {
+                return leave_out("a thousand sandboxes need 4000 descriptors (ulimit -n)");
+            }
+            let engine = Engine::builder().pool_size(0).build().expect("an engine");
+            let mut first = builder().engine(&engine).build(guest("testing")).expect("a sandbox");
+            let snapshot = first.snapshot().expect("a snapshot");
+            let before = held();
+            let mut sandboxes: Vec<Sandbox> =
+                (0..COUNT).map(|_| snapshot.spawn().expect("a sandbox")).collect();
+            assert!(held().descriptors >= before.descriptors + 2 * COUNT as usize);
+            for (number, sandbox) in (0..).zip(&mut sandboxes) {
+                let kept: u64 = sandbox.call("keep", (u64::from(number), 1u8)).expect("an answer");
+                assert_eq!(kept, u64::from(number));
+            }
+            for (number, sandbox) in (0..).zip(&mut sandboxes) {
+                assert_eq!(sandbox.call::<_, u64>("kept", ()).expect("an answer"), number);
             }
             drop(sandboxes);
             assert_eq!(settles_to(&before), before);

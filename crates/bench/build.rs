@@ -15,9 +15,13 @@ const WASM_TARGET: &str = "wasm32-unknown-unknown";
 const NATIVE_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 fn main() {
-    glowbox_build::Guest::new("../../guests").bin("bench").bin("compute").build_script();
+    glowbox_build::Guest::new("../../guests")
+        .bin("bench")
+        .bin("compute")
+        .bin("soak")
+        .build_script();
     let std = glowbox_build::Guest::std;
-    std("../../guests-std").bin("interpreter-std").build_script();
+    std("../../guests-std").bin("interpreter-std").bin("testing-std").build_script();
     std("../../programs").bin("coremark-run").bin("syscalls").build_script();
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

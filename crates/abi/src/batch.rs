@@ -55,6 +55,13 @@ const _: () = assert!(ALIGN as u64 == MESSAGE_ALIGN);
 const _: () = assert!(BatchItem::SIZE.is_multiple_of(ALIGN));
 const _: () = assert!(BatchResult::SIZE.is_multiple_of(ALIGN));
 
+/// Bytes of arguments of the item at this offset of a message, if all of it lies within the message.
+pub fn item_length(message: &[u8], item: usize) -> Option<usize> {
+    let (header, arguments) = message.get(item..)?.split_first_chunk()?;
+    let length = usize::try_from(BatchItem::from_bytes(header).length).ok()?;
+    (length <= arguments.len()).then_some(length)
+}
+
 /// Where the next item or result starts, after one whose bytes end at `end`.
 pub const fn next(end: usize) -> usize {
     end.next_multiple_of(ALIGN)

@@ -15,9 +15,11 @@ mod report;
 mod rounds;
 mod rows;
 mod samples;
+mod soak;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use glowbox_bench::subject::{self, Result};
@@ -49,6 +51,19 @@ struct Options {
     /// Be the process that counts the memory of sandboxes.
     #[arg(long, hide = true)]
     count_memory: bool,
+    /// Soak instead of measuring: use sandboxes in every way at random, check every answer, and see
+    /// that memory, descriptors, mappings and threads stay level.
+    #[arg(long)]
+    soak: bool,
+    /// How long to soak: 90s, 30m, 1h.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = soak::parse_duration)]
+    duration: Duration,
+    /// Threads of a soak.
+    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    threads: usize,
+    /// What a soak's choices follow from; the time if it is not given.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
     /// Where the results go.
     #[arg(long, value_name = "FOLDER", default_value = "target/scoreboard")]
     output: PathBuf,
@@ -72,9 +87,15 @@ fn main() -> ExitCode {
     };
     if let Some(reason) = subject::why_not() {
         eprintln!("glowbox-bench: nothing can be measured here: {reason}");
-        return if options.check { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        return if options.check || options.soak { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
-    let result = if options.count_memory { count_memory() } else { measure(choice, &options) };
+    let result = if options.count_memory {
+        count_memory()
+    } else if options.soak {
+        soak(&options)
+    } else {
+        measure(choice, &options)
+    };
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -87,6 +108,17 @@ fn main() -> ExitCode {
 fn count_memory() -> Result<ExitCode> {
     println!("{}", serde_json::to_string(&MemoryCount::take()?)?);
     Ok(ExitCode::SUCCESS)
+}
+
+fn soak(options: &Options) -> Result<ExitCode> {
+    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let well = soak::run(&soak::Options {
+        duration: options.duration,
+        threads: options.threads.max(1),
+        seed: options.seed.unwrap_or_else(clock),
+        output: options.output.clone(),
+    })?;
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn measure(choice: Choice, options: &Options) -> Result<ExitCode> {

@@ -37,6 +37,10 @@ const LEVELS: u32 = 4;
 const LEVEL_BITS: u32 = 9;
 const PAGE_BITS: u32 = 12;
 
+/// Bits of an address below those that are all the same, and what those can be.
+const HALF_BITS: u32 = 47;
+const HALVES: [u64; 2] = [0, u64::MAX >> HALF_BITS];
+
 /// Who may use a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Privilege {
@@ -74,6 +78,14 @@ pub enum PagingError {
         gva: Gva,
         /// Guest-physical start.
         gpa: Gpa,
+        /// Bytes.
+        length: u64,
+    },
+    /// A mapping reaches addresses that there are none of: bits 63 to 47 of an address are the same.
+    #[error("the mapping of {length:#x} bytes at {gva} reaches addresses that are not canonical")]
+    NotCanonical {
+        /// Guest-virtual start.
+        gva: Gva,
         /// Bytes.
         length: u64,
     },
@@ -193,6 +205,10 @@ fn pieces(mapping: &Mapping) -> Result<Vec<Piece>, PagingError> {
         return Err(PagingError::Misaligned { gva, gpa, length });
     }
     let end = gva.0 + length;
+    let last = end.saturating_sub(1).max(gva.0);
+    if gva.0 >> HALF_BITS != last >> HALF_BITS || !HALVES.contains(&(last >> HALF_BITS)) {
+        return Err(PagingError::NotCanonical { gva, length });
+    }
     let same_phase = (gva.0 ^ gpa.0) & (LARGE_PAGE_SIZE - 1) == 0;
     let first_large = gva.0.next_multiple_of(LARGE_PAGE_SIZE);
     let last_large = end & !(LARGE_PAGE_SIZE - 1);
@@ -383,6 +399,26 @@ mod tests {
     fn a_gigabyte_costs_few_tables() {
         let heap = mapping(0x40_0000_0000, 0x4000_0000, 1 << 30, Protection::ReadWrite);
         assert_eq!(table_pages(&[heap]), Ok(3));
+    }
+
+    #[test]
+    fn addresses_that_are_not_canonical_are_errors() {
+        // They would stand in for other addresses: only 48 bits are looked at.
+        for (gva, length) in [
+            (1 << 48, 0x1000),
+            (0x7fff_ffff_f000, 0x2000),
+            (0x8000_0000_0000, 0),
+            (0xffff_7fff_ffff_f000, 0x1000),
+            (0x7fff_ffff_f000, 0xffff_8000_0000_0000),
+        ] {
+            let one = [mapping(gva, 0x1000, length, Protection::Read)];
+            let error = PagingError::NotCanonical { gva: Gva(gva), length };
+            assert_eq!(table_pages(&one), Err(error));
+            assert_eq!(build(&one, &mut [0; 8 * PAGE], Gpa(0)), Err(error));
+        }
+        for gva in [0x7fff_ffff_f000, 0xffff_8000_0000_0000] {
+            assert_eq!(table_pages(&[mapping(gva, 0, 0x1000, Protection::Read)]), Ok(4));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! behind them, with room for the item's own record before it. Whoever needs more than that calls
 //! [`make_room`] and writes again; the item then has the whole buffer, and no record.
 
-use glowbox_abi::batch::{BatchItem, BatchResult, next};
+use glowbox_abi::batch::{BatchItem, BatchResult, item_length, next};
 use glowbox_abi::mailbox::{FromGuest, FromGuestKind, ToGuest};
 
 use crate::arch::{self, Message};
@@ -36,13 +36,6 @@ pub(crate) fn serve_many(incoming: &ToGuest) -> FromGuest {
     }
     arch::set_outgoing_base(0);
     FromGuest { kind: FromGuestKind::BatchEnd as u32, ..FromGuest::default() }
-}
-
-/// Bytes of arguments of the item at this offset, if it lies within the message.
-fn item_length(message: &[u8], item: usize) -> Option<usize> {
-    let (header, arguments) = message.get(item..)?.split_first_chunk()?;
-    let length = usize::try_from(BatchItem::from_bytes(header).length).ok()?;
-    (length <= arguments.len()).then_some(length)
 }
 
 /// Adds the result of the item whose record is at `record`; returns where the next record goes.

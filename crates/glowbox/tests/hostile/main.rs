@@ -20,13 +20,24 @@ macro_rules! tests {
     };
 }
 
+mod generate;
+mod ground;
+mod instructions;
+mod pages;
+mod ports;
+mod streams;
 mod support;
 
 /// A test's name and what it runs.
 type Test = (&'static str, fn());
 
 /// Every topic with its tests.
-const TOPICS: &[(&str, &[Test])] = &[];
+const TOPICS: &[(&str, &[Test])] = &[
+    ("instructions", instructions::TESTS),
+    ("pages", pages::TESTS),
+    ("ports", ports::TESTS),
+    ("streams", streams::TESTS),
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -46,6 +57,7 @@ fn main() -> ExitCode {
     let count = trials.len();
     let conclusion = libtest_mimic::run(&arguments, trials);
     support::print_tried();
+    support::print_executed();
     let left_out = if reason.is_some() { count } else { support::left_out() };
     if let Some(reason) = reason {
         eprintln!("These tests need KVM and were left out: {reason}");

@@ -1,10 +1,11 @@
 //! Limits, the log, and what a guest is told of its CPU.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use glowbox::{Builder, ErrorKind, LogLevel, LogLimits};
 
-use crate::support::{builder, error, guest, sandbox};
+use crate::support::{builder, builder_without, error, guest, sandbox};
 
 type Change = fn(Builder) -> Builder;
 type Records = Arc<Mutex<Vec<(LogLevel, String, String, u64)>>>;
@@ -191,5 +192,24 @@ tests! {
         let address = || sandbox().call::<_, u64>("address_of_code", ()).unwrap();
         let addresses: std::collections::BTreeSet<u64> = (0..8).map(|_| address()).collect();
         assert!(addresses.len() >= 7, "{addresses:x?}");
+    }
+
+    fn a_call_has_ten_seconds_unless_it_is_told_otherwise() {
+        // A host that comes back after five seconds is in time, one that takes more than ten is not; so
+        // nothing has to spin that long.
+        let waits = |seconds| {
+            let host_picky = move |number: u32| {
+                std::thread::sleep(Duration::from_secs(seconds));
+                number
+            };
+            builder_without("host_picky").host_function("host_picky", host_picky)
+        };
+        let later = std::thread::spawn(move || {
+            let mut late = waits(11).build(guest("testing")).unwrap();
+            error(late.call::<_, u32>("call_host_picky", (1u32,))).kind()
+        });
+        let mut early = waits(5).build(guest("testing")).unwrap();
+        assert_eq!(early.call::<_, u32>("call_host_picky", (1u32,)).unwrap(), 1);
+        assert_eq!(later.join().unwrap(), ErrorKind::Deadline);
     }
 }

@@ -37,14 +37,19 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Builds what tests look for, below the target folder that they themselves build in.
-    pub(super) fn build(root: &Path, target: &Path, programs: &Programs) -> Result<Files, String> {
+    /// Builds what test programs look for, below the target folder that they themselves build in.
+    pub(super) fn build(
+        root: &Path,
+        target: &Path,
+        compiled: &Programs,
+        tests: &[Program],
+    ) -> Result<Files, String> {
         let mut files = Files::default();
         files.guests(root, target)?;
-        files.programs(root, target, programs)?;
-        // A test compares it with a table in the code.
-        let document = root.join("docs/linux-guests.md");
-        files.add(&document.to_string_lossy(), document.clone());
+        // They take minutes to build, and are for one program.
+        if tests.iter().any(|test| test.name == "glowbox/linux") {
+            files.programs(root, target, compiled)?;
+        }
         Ok(files)
     }
 
@@ -129,8 +134,6 @@ pub(super) fn pack(
         for (path, from) in &files.files {
             archive.program(path, &fs::read(from)?)?;
         }
-        // The test has a path that goes through the folder of its package.
-        archive.folder(concat!(env!("CARGO_MANIFEST_DIR"), "/../linux"))?;
         archive.finish().map(|_| ())
     };
     write().map_err(|error| format!("{}: {error}", to.display()))

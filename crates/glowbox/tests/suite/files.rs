@@ -1,6 +1,8 @@
 //! Files that are no guests. The parser's own tests are in glowbox-core; here it is that errors
 //! name file and field, and that nothing is left open.
 
+use std::io::Write;
+
 use glowbox::{ErrorKind, Guest, Sandbox};
 use glowbox_testguest::{CODE, DATA, GuestFile, R, Record, W, X};
 
@@ -19,6 +21,14 @@ fn changed(change: impl FnOnce(&mut GuestFile)) -> GuestFile {
     let mut file = GuestFile::of_code(&[0xeb, 0xfe]);
     change(&mut file);
     file
+}
+
+/// A file of a program that needs a dynamic loader. Those of a machine may all be static.
+fn dynamic_program() -> tempfile::TempPath {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let program = changed(|file| file.extra_headers.push((3, DATA, 64, 8)));
+    file.write_all(&program.to_bytes()).expect("a file that can be written");
+    file.into_temp_path()
 }
 
 tests! {
@@ -43,9 +53,10 @@ tests! {
     }
 
     fn other_files_are_refused_by_what_they_are() {
-        let program = error(Guest::from_file("/bin/sh"));
+        let path = dynamic_program();
+        let program = error(Guest::from_file(&path));
         assert_eq!(program.kind(), ErrorKind::InvalidGuest);
-        assert!(program.to_string().contains("`/bin/sh`"), "{program}");
+        assert!(program.to_string().contains(&format!("`{}`", path.display())), "{program}");
         let text = error(Guest::from_file("/proc/self/status"));
         assert!(text.to_string().contains("not an ELF file"), "{text}");
         let mut arm = GuestFile::of_code(&[0]).to_bytes();
@@ -87,9 +98,10 @@ tests! {
     fn a_refused_file_leaves_nothing_open() {
         crate::support::isolated("files::a_refused_file_leaves_nothing_open", || {
             let open = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
+            let program = dynamic_program();
             let before = open();
             for _ in 0..100 {
-                let _ = error(Guest::from_file("/bin/sh"));
+                let _ = error(Guest::from_file(&program));
                 let _ = error(Sandbox::builder().build("/no/such/guest.elf"));
             }
             assert_eq!(open(), before);

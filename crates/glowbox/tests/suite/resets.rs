@@ -249,7 +249,10 @@ tests! {
         let handle = sandbox.interrupt_handle();
         for turn in 1..=3u64 {
             sandbox.call::<_, u32>("count", ()).unwrap();
-            assert_eq!((sandbox.stats().calls, sandbox.stats().entries), (turn * 2 - 1, turn * 2));
+            let stats = sandbox.stats();
+            assert_eq!(stats.calls, turn * 2 - 1);
+            // One to start it and one a call, but that a call may be stopped before the guest is entered.
+            assert!((turn + 1..=turn * 2).contains(&stats.entries), "{stats:?}");
             sandbox.reset().unwrap();
             let stopper = {
                 let handle = handle.clone();

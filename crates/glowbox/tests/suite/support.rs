@@ -77,9 +77,15 @@ pub(crate) fn standard_guests() -> impl Iterator<Item = &'static str> {
     ["testing-std", "testing-std-musl"].into_iter().filter(|name| GUESTS.contains_key(*name))
 }
 
-/// Builds the guests, so that no test's time includes it.
+/// Builds and reads the guests, so that no test's time includes it.
 pub(crate) fn build_guests() {
+    // Tests take large mappings without a name for guest memory (`windows`), so no file that is kept may
+    // be one: the allocator is to take room for them from its heap.
+    // SAFETY: an option of the allocator that may change at any time.
+    unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
     LazyLock::force(&GUESTS);
+    // SAFETY: as above; this is what it is from the start.
+    unsafe { libc::mallopt(libc::M_MMAP_MAX, 65536) };
 }
 
 /// A guest of the folder `guests/`.

@@ -1,0 +1,119 @@
+//! The test programs, linked statically: built by cargo, which says where they are.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+/// The target that is linked statically. Named to cargo, so that build scripts and macros aren't.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A test program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Program {
+    /// The package without `glowbox-`, and the test; `lib` for tests within the library.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+}
+
+impl Program {
+    /// Whether it is meant by a name: its own, or what follows the package.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.name.split_once('/').is_some_and(|(_, test)| test == name)
+    }
+}
+
+/// Builds the test programs of packages, in a target folder of their own.
+pub(super) fn build(
+    root: &Path,
+    target: &Path,
+    packages: &[String],
+) -> Result<Vec<Program>, String> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).args(["test", "--locked", "--no-run", "--lib", "--tests"]);
+    cargo.args(["--target", TARGET, "--message-format", "json-render-diagnostics", "--target-dir"]);
+    cargo.arg(target);
+    packages.iter().for_each(|package| _ = cargo.args(["--package", package]));
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    // All of it is copied into the machine's memory.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only").stderr(Stdio::inherit());
+    let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+    if !output.status.success() {
+        return Err("the test programs do not build".into());
+    }
+    programs(&String::from_utf8_lossy(&output.stdout))
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// The test programs in what cargo reports, a line of JSON each.
+fn programs(messages: &str) -> Result<Vec<Program>, String> {
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        let message: Message =
+            serde_json::from_str(line).map_err(|error| format!("cargo said {line:?}: {error}"))?;
+        let Message { manifest_path: Some(manifest), target: Some(target), .. } = message else {
+            continue;
+        };
+        let Some(path) = message.executable.filter(|_| message.reason == "compiler-artifact")
+        else {
+            continue;
+        };
+        // The folder is the package's name without `glowbox-`, here.
+        let package = manifest.parent().and_then(Path::file_name).unwrap_or_default();
+        let test = match target.kind.iter().any(|kind| kind == "test") {
+            true => target.name.as_str(),
+            false if target.kind.iter().any(|kind| kind == "bin") => continue,
+            false => "lib",
+        };
+        programs.push(Program { name: format!("{}/{test}", package.to_string_lossy()), path });
+    }
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn artifact(folder: &str, kind: &str, name: &str, executable: &str) -> String {
+        format!(
+            r#"{{"reason":"compiler-artifact","manifest_path":"/w/crates/{folder}/Cargo.toml","target":{{"kind":["{kind}"],"name":"{name}"}},"executable":{executable}}}"#
+        )
+    }
+
+    #[test]
+    fn programs_are_found_in_what_cargo_says_by_package_and_test() {
+        let messages = [
+            artifact("glowbox", "test", "suite", r#""/t/suite-12""#),
+            artifact("mem", "lib", "glowbox_mem", "null"),
+            artifact("mem", "lib", "glowbox_mem", r#""/t/glowbox_mem-34""#),
+            artifact("cli", "bin", "glowbox", r#""/t/glowbox""#),
+            r#"{"reason":"build-finished","success":true}"#.into(),
+        ];
+        let found = programs(&messages.join("\n")).unwrap();
+        let found: Vec<_> =
+            found.iter().map(|found| (found.name.as_str(), found.path.to_str().unwrap())).collect();
+        assert_eq!(found, [("glowbox/suite", "/t/suite-12"), ("mem/lib", "/t/glowbox_mem-34")]);
+        assert!(programs("no JSON").is_err());
+    }
+
+    #[test]
+    fn a_program_is_meant_by_its_whole_name_or_the_tests() {
+        let program = Program { name: "glowbox/suite".into(), path: PathBuf::new() };
+        assert!(program.is_named("glowbox/suite") && program.is_named("suite"));
+        assert!(!program.is_named("glowbox") && !program.is_named("glow/suite"));
+    }
+}

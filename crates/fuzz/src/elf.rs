@@ -78,8 +78,7 @@ fn segments(program: &Program, layout: &Layout, memory: &[u8], page: &dyn Fn(u64
     let relocated: Vec<u64> = program.relocations().map(|(target, _)| target).collect();
     for segment in program.segments() {
         let bytes = &program.bytes()[segment.file.clone()];
-        let touched =
-            |at: u64| relocated.iter().any(|target| at.wrapping_sub(*target) < 8);
+        let touched = |at: u64| relocated.iter().any(|target| at.wrapping_sub(*target) < 8);
         for (at, byte) in (segment.address..).zip(bytes).step_by(997) {
             let leaf = page(at.wrapping_add(layout.load_base()));
             let physical = leaf.frame + (at.wrapping_add(layout.load_base()) - leaf.linear);

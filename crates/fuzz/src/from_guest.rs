@@ -96,7 +96,9 @@ fn results(done: u64, calls: usize, taken: usize, choice: u32, outgoing: &[u8]) 
         found += 1;
         match &returned {
             Return::Value(range) => assert!(range.start >= end && range.end <= row.end()),
-            Return::Error { text, payload } => assert!(text.start >= end && payload.end <= row.end()),
+            Return::Error { text, payload } => {
+                assert!(text.start >= end && payload.end <= row.end())
+            }
             Return::BadArguments => {}
             Return::TooLarge { .. } => panic!("no result in a batch is too large"),
         }

@@ -69,26 +69,29 @@ fn mapping(input: &mut Input<'_>) -> Mapping {
     let length = if large { length } else { length.min(6 * LARGE) };
     let (gva, gpa) = match flags >> 5 {
         // Anything at all.
-        0 => return Mapping {
-            gva: Gva(input.word()),
-            gpa: Gpa(input.word()),
-            length: length | u64::from(input.half() & 0xfff),
-            protection,
-            privilege,
-            large,
-        },
+        0 => {
+            return Mapping {
+                gva: Gva(input.word()),
+                gpa: Gpa(input.word()),
+                length: length | u64::from(input.half() & 0xfff),
+                protection,
+                privilege,
+                large,
+            };
+        }
         // In one phase, around the border of a table.
         1..4 => {
             let border = u64::from(input.half()) << 30;
             let before = u64::from(input.half()) * PAGE;
-            (border.wrapping_sub(before) & 0x7fff_ffff_f000, u64::from(input.half()) * LARGE
-                + (LARGE - before % LARGE))
+            (
+                border.wrapping_sub(before) & 0x7fff_ffff_f000,
+                u64::from(input.half()) * LARGE + (LARGE - before % LARGE),
+            )
         }
         // The upper half of the addresses.
-        4 => (
-            0xffff_8000_0000_0000 | u64::from(input.half()) << 21,
-            u64::from(input.half()) * LARGE,
-        ),
+        4 => {
+            (0xffff_8000_0000_0000 | u64::from(input.half()) << 21, u64::from(input.half()) * LARGE)
+        }
         // Anywhere near the others.
         _ => (u64::from(input.half()) * PAGE, u64::from(input.half()) * PAGE),
     };

@@ -132,11 +132,7 @@ pub(crate) fn walk(memory: Memory<'_>, cr3: u64, linear: u64) -> Result<Leaf, No
 }
 
 /// Everything that is mapped, by ascending linear address. The tables must be a tree of at most `tables`.
-pub(crate) fn everything(
-    memory: Memory<'_>,
-    cr3: u64,
-    tables: usize,
-) -> Result<Vec<Leaf>, NoPage> {
+pub(crate) fn everything(memory: Memory<'_>, cr3: u64, tables: usize) -> Result<Vec<Leaf>, NoPage> {
     let mut all = All { memory, left: tables, leaves: Vec::new() };
     all.table(cr3 & FRAME, 4, 0, Gathered::ALL)?;
     Ok(all.leaves)

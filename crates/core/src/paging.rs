@@ -41,6 +41,9 @@ const PAGE_BITS: u32 = 12;
 const HALF_BITS: u32 = 47;
 const HALVES: [u64; 2] = [0, u64::MAX >> HALF_BITS];
 
+/// The bits of an address that choose entries and bytes.
+const TRANSLATED: u64 = (1 << 48) - 1;
+
 /// Who may use a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Privilege {
@@ -114,7 +117,8 @@ pub fn table_pages(mappings: &[Mapping]) -> Result<usize, PagingError> {
     let mut stretches = Vec::new();
     for mapping in mappings {
         for piece in pieces(mapping)? {
-            let (first, last) = (piece.gva.0, piece.gva.0 + (piece.length - 1));
+            let first = piece.gva.0 & TRANSLATED;
+            let last = first + (piece.length - 1);
             for level in piece.level..LEVELS {
                 let shift = PAGE_BITS + LEVEL_BITS * (level + 1);
                 stretches.extend((first >> shift..=last >> shift).map(|index| (level, index)));
@@ -399,6 +403,14 @@ mod tests {
     fn a_gigabyte_costs_few_tables() {
         let heap = mapping(0x40_0000_0000, 0x4000_0000, 1 << 30, Protection::ReadWrite);
         assert_eq!(table_pages(&[heap]), Ok(3));
+    }
+
+    #[test]
+    fn both_halves_of_the_addresses_have_one_root() {
+        let mappings =
+            [0x1000, 0xffff_8000_0000_0000].map(|gva| mapping(gva, 0, 0x1000, Protection::Read));
+        assert_eq!(table_pages(&mappings), Ok(7));
+        build(&mappings, &mut [0; 7 * PAGE], Gpa(0)).unwrap();
     }
 
     #[test]

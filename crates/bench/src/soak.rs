@@ -164,7 +164,7 @@ fn round(
             let world = &world;
             scope.spawn(move || interrupts(world, options.seed ^ (77 + number)));
         }
-        watch(&world, begun, time, course.as_deref_mut());
+        watch(&world, begun, time, course);
         world.stop.store(true, Ordering::Relaxed);
     });
     world.clear();

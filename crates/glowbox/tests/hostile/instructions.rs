@@ -101,7 +101,7 @@ tests! {
                 let map = if c & 7 == 0 { a & 31 } else { 1 + a % 3 };
                 codes.push([&[0xc5, b][..], &rest].concat());
                 codes.push([&[0xc4, a & 0xe0 | map, b][..], &rest].concat());
-                codes.push([&[0x8f, a & 0xe0 | 7 + map, b][..], &rest].concat());
+                codes.push([&[0x8f, a & 0xe0 | (7 + map), b][..], &rest].concat());
                 codes.push([&[0x62, a & 0xf0 | map, b | 4, c][..], &rest].concat());
             }
         }

@@ -146,7 +146,7 @@ fn round(
     options: &Options,
     folder: std::path::PathBuf,
     time: Duration,
-    mut course: Option<&mut Course>,
+    course: Option<&mut Course>,
 ) -> Result<Report> {
     let world = World::open(options.threads, folder)?;
     for program in [Program::Plain, Program::Standard] {

@@ -68,7 +68,7 @@ fn check(program: &Program, layout: &Layout, entry: Entry, memory: &[u8]) {
     let code = page(entry.rip.0).rights;
     assert!(code.user && code.execute && !code.write);
     let stack = page(entry.rsp.0).rights;
-    assert!(stack.user && stack.write && !stack.execute && entry.rsp.0 % 16 == 0);
+    assert!(stack.user && stack.write && !stack.execute && entry.rsp.0.is_multiple_of(16));
     segments(program, layout, memory, &page);
     relocations(program, layout, memory, &page);
 }

@@ -66,14 +66,15 @@ fn mapping(input: &mut Input<'_>) -> Mapping {
     let unit = if flags & 16 == 0 { PAGE } else { LARGE };
     let length = u64::from(input.half() % 1100) * unit;
     // Small pages by the gigabyte would take the fuzzer's time.
-    let length = if large { length } else { length.min(6 * LARGE) };
+    let few = length.min(6 * LARGE);
+    let length = if large { length } else { few };
     let (gva, gpa) = match flags >> 5 {
         // Anything at all.
         0 => {
             return Mapping {
                 gva: Gva(input.word()),
                 gpa: Gpa(input.word()),
-                length: length | u64::from(input.half() & 0xfff),
+                length: few | u64::from(input.half() & 0xfff),
                 protection,
                 privilege,
                 large,
@@ -95,6 +96,7 @@ fn mapping(input: &mut Input<'_>) -> Mapping {
         // Anywhere near the others.
         _ => (u64::from(input.half()) * PAGE, u64::from(input.half()) * PAGE),
     };
+    let length = if (gva ^ gpa).is_multiple_of(LARGE) { length } else { few };
     Mapping { gva: Gva(gva), gpa: Gpa(gpa), length, protection, privilege, large }
 }
 

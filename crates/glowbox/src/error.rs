@@ -64,6 +64,8 @@ pub enum ErrorKind {
     Hypervisor,
     /// A file could not be read.
     Io,
+    /// A filter of system calls could not be put in force.
+    Filter,
     /// The guest's file is not a guest that can be run.
     InvalidGuest,
     /// The file is no snapshot that can be loaded here; the text names the field at fault.

@@ -52,6 +52,11 @@
 //! allow, and call the registered host functions with arguments of its choice. Host functions are
 //! the border: check what they are given.
 //!
+//! # Features
+//!
+//! - `seccomp` (off by default): a filter of system calls for threads that run guests, in the module
+//!   `seccomp`.
+//!
 //! # Where to go from here
 //!
 //! [`Sandbox`] and [`Builder`] for hosts; the `glowbox-guest` crate and `docs/writing-guests.md`
@@ -78,6 +83,8 @@ mod pool;
 mod process;
 mod randomness;
 mod sandbox;
+#[cfg(feature = "seccomp")]
+pub mod seccomp;
 mod setup;
 mod snapshot;
 mod watchdog;

@@ -73,6 +73,12 @@ impl Pool {
         &self.watchdog
     }
 
+    /// The signal that gets a thread out of a guest.
+    #[cfg_attr(not(feature = "seccomp"), expect(dead_code, reason = "for filters alone"))]
+    pub(crate) fn signal(&self) -> InstalledSignal {
+        self.signal
+    }
+
     /// Whether this process is the one that opened the engine.
     pub(crate) fn is_ours(&self) -> bool {
         self.process == std::process::id()

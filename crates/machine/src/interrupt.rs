@@ -199,6 +199,13 @@ impl RunControl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstalledSignal(i32);
 
+impl InstalledSignal {
+    /// Its number.
+    pub fn number(self) -> i32 {
+        self.0
+    }
+}
+
 /// The signal that is used unless another is asked for: the last but two of the real-time ones,
 /// far from the low ones that libraries and programs tend to take first.
 pub fn default_signal() -> i32 {

@@ -5,6 +5,8 @@
 //! on what a type *is* is left to the compiler: the expansions ask by method resolution, so that
 //! aliases and paths work as they do elsewhere.
 
+#![forbid(unsafe_code)]
+
 use proc_macro::TokenStream;
 
 mod function;

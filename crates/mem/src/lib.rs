@@ -29,7 +29,7 @@ pub use image::{CaptureError, Image, Run};
 pub use lent::{Bytes, LARGE_PAGE, Lent};
 pub use restore::{RestoreError, Restored};
 pub use window::{GuestMemory, MapError, Window};
-pub use written::{Tracking, tracking};
+pub use written::{PAGEMAP_SCAN, Tracking, tracking};
 
 use std::ops::Range;
 

@@ -44,8 +44,8 @@ struct ScanArguments {
     return_mask: u64,
 }
 
-/// `_IOWR('f', 16, struct pm_scan_arg)`.
-const PAGEMAP_SCAN: libc::c_ulong = 3 << 30
+/// The request that finds them: `_IOWR('f', 16, struct pm_scan_arg)`.
+pub const PAGEMAP_SCAN: libc::c_ulong = 3 << 30
     | (size_of::<ScanArguments>() as libc::c_ulong) << 16
     | (b'f' as libc::c_ulong) << 8
     | 16;

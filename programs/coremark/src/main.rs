@@ -7,6 +7,8 @@
 //! CoreMark is a trademark of EEMBC. A score under that name needs the reference's C source and at
 //! least ten seconds; this compares a run with another on the same machine, and is no such score.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 use std::time::Instant;
 

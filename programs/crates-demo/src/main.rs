@@ -4,6 +4,8 @@
 //! What it works on it makes itself, from a fixed seed. What it prints are counts, hashes and first
 //! rows, so two runs are compared byte for byte.
 
+#![forbid(unsafe_code)]
+
 mod data;
 mod database;
 mod documents;

@@ -2,6 +2,8 @@
 //!
 //! The count is its first argument, or 100,000. What it took is said on standard error.
 
+#![forbid(unsafe_code)]
+
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;

@@ -41,6 +41,7 @@ mod random;
 mod ready;
 mod resets;
 mod saved;
+mod seccomp;
 mod snapshots;
 mod standard;
 mod support;
@@ -76,6 +77,7 @@ const TOPICS: &[(&str, &[Test])] = &[
     ("ready", ready::TESTS),
     ("resets", resets::TESTS),
     ("saved", saved::TESTS),
+    ("seccomp", seccomp::TESTS),
     ("snapshots", snapshots::TESTS),
     ("standard", standard::TESTS),
     ("time", time::TESTS),

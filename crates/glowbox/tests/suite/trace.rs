@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 #[path = "../injected/ptrace.rs"]
 mod ptrace;
 
+mod threads;
+
 use ptrace::{to_next_system_call, wait};
+pub(crate) use threads::calls_after_marks;
 
 /// A system call that does nothing and that nobody makes: `getpriority` with this argument.
 const MARK: i32 = 0x6c6f;
@@ -33,13 +36,15 @@ pub(crate) fn count_system_calls(code: impl FnOnce(&dyn Fn())) -> BTreeMap<Call,
 
 fn run_traced(code: impl FnOnce(&dyn Fn())) -> ! {
     ptrace::be_traced();
-    let mark = || {
-        // SAFETY: reads a priority; the arguments are of no process.
-        unsafe { libc::syscall(libc::SYS_getpriority, MARK, 0) };
-    };
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| code(&mark)));
     // SAFETY: ends the child.
     unsafe { libc::_exit(i32::from(result.is_err())) }
+}
+
+/// Tells whoever traces this thread that it has come to a certain point.
+pub(crate) fn mark() {
+    // SAFETY: reads a priority; the arguments are of no process.
+    unsafe { libc::syscall(libc::SYS_getpriority, MARK, 0) };
 }
 
 /// Number and first two arguments of the system call at which the child has stopped.

@@ -151,12 +151,6 @@ fn patiently<T>(mut open: impl FnMut() -> Result<T, HostErrno>) -> Result<T, Hos
 /// What an open file is.
 pub(super) fn status(file: impl AsFd) -> Result<HostStatus, Errno> {
     let status = fs::fstat(file).map_err(errno)?;
-    let time = |seconds: i64, nanoseconds: u64| {
-        u64::try_from(seconds)
-            .unwrap_or(0)
-            .saturating_mul(1_000_000_000)
-            .saturating_add(nanoseconds)
-    };
     Ok(HostStatus {
         kind: kind(FileType::from_raw_mode(status.st_mode)),
         size: u64::try_from(status.st_size).unwrap_or(0),
@@ -167,6 +161,12 @@ pub(super) fn status(file: impl AsFd) -> Result<HostStatus, Errno> {
             time(status.st_ctime, status.st_ctime_nsec),
         ],
     })
+}
+
+/// A time in nanoseconds. The type of the second number depends on what stands between this and the kernel.
+fn time(seconds: i64, nanoseconds: impl TryInto<u64>) -> u64 {
+    let seconds = u64::try_from(seconds).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds.try_into().unwrap_or(0))
 }
 
 fn kind(kind: FileType) -> Type {

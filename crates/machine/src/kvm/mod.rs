@@ -7,6 +7,7 @@
 mod cpuid;
 mod machine;
 mod probe;
+pub mod requests;
 
 use std::io;
 use std::sync::OnceLock;

@@ -3,6 +3,7 @@
 //! Host and guest each compile this crate. A type that both take from here can't differ between
 //! them in its fields, which a comparison of names would not notice.
 
+#![forbid(unsafe_code)]
 #![no_std]
 
 extern crate alloc;

@@ -1,5 +1,6 @@
 //! Types that the guest `testing` and its host, the library's tests, share.
 
+#![forbid(unsafe_code)]
 #![no_std]
 
 extern crate alloc;

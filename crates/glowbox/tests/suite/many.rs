@@ -134,11 +134,11 @@ tests! {
             let mut sandboxes: Vec<Sandbox> =
                 (0..COUNT).map(|_| snapshot.spawn().expect("a sandbox")).collect();
             assert!(held().descriptors >= before.descriptors + 2 * COUNT as usize);
-            for (number, sandbox) in (0..).zip(&mut sandboxes) {
-                let kept: u64 = sandbox.call("keep", (u64::from(number), 1u8)).expect("an answer");
-                assert_eq!(kept, u64::from(number));
+            for (number, sandbox) in (0u64..).zip(&mut sandboxes) {
+                let kept: u64 = sandbox.call("keep", (number, 1u8)).expect("an answer");
+                assert_eq!(kept, number);
             }
-            for (number, sandbox) in (0..).zip(&mut sandboxes) {
+            for (number, sandbox) in (0u64..).zip(&mut sandboxes) {
                 assert_eq!(sandbox.call::<_, u64>("kept", ()).expect("an answer"), number);
             }
             drop(sandboxes);

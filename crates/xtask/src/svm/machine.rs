@@ -131,3 +131,10 @@ pub(super) fn kernel_log(logs: &Path) -> String {
     fs::read(logs.join("kernel.log"))
         .map_or(String::new(), |log| String::from_utf8_lossy(&log).into())
 }
+
+/// What the emulator said, other than warnings: it may be what failed.
+pub(super) fn emulators_errors(logs: &Path) -> impl Iterator<Item = String> {
+    let text = fs::read_to_string(logs.join("qemu.log")).unwrap_or_default();
+    let lines: Vec<String> = text.lines().map(str::to_string).collect();
+    lines.into_iter().filter(|line| !line.contains("warning:"))
+}

@@ -127,6 +127,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, String> {
     let complaints = report::complaints(&kernel);
     let mut faults = report.faults();
     faults.extend(ended.map(|why| format!("it was ended: {why}")));
+    faults.extend(machine::emulators_errors(&logs).map(|line| format!("QEMU: {line}")));
     faults.extend(complaints.iter().map(|line| format!("the kernel complained: {line}")));
     println!("\nLinux {} under QEMU's SVM, logs in {}", found.kernel.version, logs.display());
     println!("{report}");
@@ -142,8 +143,10 @@ fn chosen(programs: Vec<Program>, options: &Options) -> Result<Vec<Program>, Str
         let there: Vec<_> = programs.iter().map(|program| program.name.as_str()).collect();
         return Err(format!("there is no test program `{name}`; there are {}", there.join(", ")));
     }
-    let is_chosen =
-        |program: &Program| names.is_empty() || names.iter().any(|name| program.is_named(name));
+    let is_chosen = |program: &Program| match names.is_empty() {
+        true => !WITHOUT_KVM.contains(&program.name.as_str()),
+        false => names.iter().any(|name| program.is_named(name)),
+    };
     Ok(programs.into_iter().filter(is_chosen).collect())
 }
 

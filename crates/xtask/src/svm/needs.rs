@@ -112,7 +112,9 @@ fn choose(kernels: Vec<Kernel>, folder: &Path, version: Option<&str>) -> Result<
     let found = kernels.iter().rfind(|kernel| starts(kernel)).cloned();
     found.ok_or_else(|| {
         let which = version.map_or(String::new(), |version| format!(" {version}"));
-        let of = version.map_or("[0-9]".into(), |version| version.replace('.', "\\."));
+        let of = version.map_or("[0-9].*".into(), |version| {
+            format!("{}([^0-9].*)?", version.replace('.', "\\."))
+        });
         let place = folder.display();
         Missing {
             what: format!(
@@ -122,7 +124,7 @@ fn choose(kernels: Vec<Kernel>, folder: &Path, version: Option<&str>) -> Result<
             get: format!(
                 "mkdir -p {place} && cd {place} && apt-get update\n\
                  apt-get download \"$(apt-cache search --names-only \
-                 '^linux-image-{of}.*-cloud-amd64-unsigned$' | cut -d' ' -f1 | sort -V | tail -n 1)\"\n\
+                 '^linux-image-{of}-cloud-amd64-unsigned$' | cut -d' ' -f1 | sort -V | tail -n 1)\"\n\
                  for package in *.deb; do dpkg -x \"$package\" .; done"
             ),
         }
@@ -160,9 +162,14 @@ mod tests {
     #[test]
     fn a_missing_kernel_is_named_with_where_it_was_looked_for_and_the_commands() {
         let missing = chosen(Some("6.6")).unwrap_err().to_string();
-        for part in
-            ["no Linux 6.6", "/there", "6.12.1-cloud", "apt-get download", "dpkg -x", "-6\\.6"]
-        {
+        for part in [
+            "no Linux 6.6",
+            "/there",
+            "6.12.1-cloud",
+            "apt-get download",
+            "dpkg -x",
+            "-6\\.6([^0-9].*)?-cloud",
+        ] {
             assert!(missing.contains(part), "{missing}");
         }
         let none = choose(Vec::new(), Path::new("/there"), None).unwrap_err().to_string();

@@ -167,9 +167,7 @@ fn init(modules: &[&str], programs: &[Program], script: &Script) -> String {
     line(format!(
         "[ -c /dev/kvm ] || {{ echo '{MARK}broken there is no /dev/kvm'; poweroff -f; }}"
     ));
-    // What a test that is about time looks for: see CONTRIBUTING.md.
-    let always =
-        [("GLOWBOX_TEST_SLOW", "1"), ("GLOWBOX_TEST_GUESTS", "/guests"), (PREBUILT, "/programs")];
+    let always = [("GLOWBOX_TEST_GUESTS", "/guests"), (PREBUILT, "/programs")];
     let always = always.into_iter().map(|(name, value)| (name.to_string(), value.to_string()));
     for (name, value) in always.chain(script.environment.iter().cloned()) {
         line(format!("export {}", quoted(&format!("{name}={value}"))));

@@ -24,6 +24,9 @@ use machine::Machine;
 use packed::{Files, Script};
 use programs::Program;
 
+/// Programs that read this repository or run cargo, and never KVM: they would find neither there.
+const WITHOUT_KVM: [&str; 3] = ["core/std_guests", "glowbox/promises", "linux/documented"];
+
 /// Names the folder of kernels, where no option does.
 const LINUX: &str = "GLOWBOX_SVM_LINUX";
 

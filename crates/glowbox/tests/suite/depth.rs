@@ -234,7 +234,7 @@ tests! {
         isolated("depth::core_dumps_have_no_guest_memory_unless_asked", || {
             // The allocator's heaps for other threads can lie beside windows. They start at such multiples.
             let is_heap = |mapping: &Mapping| {
-                mapping.name.is_empty() && mapping.range.start % (64 << 20) == 0
+                mapping.name.is_empty() && mapping.range.start.is_multiple_of(64 << 20)
             };
             for asked in [false, true] {
                 let engine = Engine::builder().guest_memory_in_core_dumps(asked).build().unwrap();

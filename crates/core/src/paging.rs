@@ -205,13 +205,16 @@ fn pieces(mapping: &Mapping) -> Result<Vec<Piece>, PagingError> {
     let Mapping { gva, gpa, length, large, .. } = *mapping;
     let wraps = gva.0.checked_add(length).is_none() || gpa.0.checked_add(length).is_none();
     let whole = gva.is_aligned(PAGE_SIZE) && gpa.is_aligned(PAGE_SIZE) && length % PAGE_SIZE == 0;
-    if wraps || !whole || (gpa.0 + length) & !(ADDRESS | (PAGE_SIZE - 1)) != 0 {
+    if wraps || !whole {
         return Err(PagingError::Misaligned { gva, gpa, length });
     }
     let end = gva.0 + length;
     let last = end.saturating_sub(1).max(gva.0);
     if gva.0 >> HALF_BITS != last >> HALF_BITS || !HALVES.contains(&(last >> HALF_BITS)) {
         return Err(PagingError::NotCanonical { gva, length });
+    }
+    if (gpa.0 + length) & !(ADDRESS | (PAGE_SIZE - 1)) != 0 {
+        return Err(PagingError::Misaligned { gva, gpa, length });
     }
     let same_phase = (gva.0 ^ gpa.0) & (LARGE_PAGE_SIZE - 1) == 0;
     let first_large = gva.0.next_multiple_of(LARGE_PAGE_SIZE);

@@ -217,7 +217,8 @@ fn pieces(mapping: &Mapping) -> Result<Vec<Piece>, PagingError> {
         return Err(PagingError::Misaligned { gva, gpa, length });
     }
     let same_phase = (gva.0 ^ gpa.0) & (LARGE_PAGE_SIZE - 1) == 0;
-    let first_large = gva.0.next_multiple_of(LARGE_PAGE_SIZE);
+    // In the last large page of all addresses there is no next one.
+    let first_large = gva.0.checked_next_multiple_of(LARGE_PAGE_SIZE).unwrap_or(u64::MAX);
     let last_large = end & !(LARGE_PAGE_SIZE - 1);
     let bounds = if large && same_phase && first_large < last_large {
         [(gva.0, first_large, 0), (first_large, last_large, 1), (last_large, end, 0)]
@@ -414,6 +415,18 @@ mod tests {
             [0x1000, 0xffff_8000_0000_0000].map(|gva| mapping(gva, 0, 0x1000, Protection::Read));
         assert_eq!(table_pages(&mappings), Ok(7));
         build(&mappings, &mut [0; 7 * PAGE], Gpa(0)).unwrap();
+    }
+
+    #[test]
+    fn the_last_pages_of_all_addresses_can_be_mapped() {
+        let gva = 0xffff_ffff_ffff_d000;
+        let tables = built(&[mapping(gva, 0x1000, 0x2000, Protection::Read)], Gpa(0));
+        for at in [0, 0x1000] {
+            let found = walk(&tables, Gpa(0), gva + at).map(|(gpa, ..)| gpa);
+            assert_eq!(found, Some(0x1000 + at));
+        }
+        assert_eq!(walk(&tables, Gpa(0), gva + 0x2000), None);
+        assert_eq!(walk(&tables, Gpa(0), 0), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 pub mod elf;
 pub mod from_guest;
+pub mod guest;
 mod input;
 pub mod paging;
 pub mod sections;
@@ -20,7 +21,10 @@ mod walker;
 /// A target: its name, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// Every target that needs no hypervisor.
+/// The target that needs a hypervisor.
+pub const ON_KVM: Target = ("guest", guest::run);
+
+/// Every target that needs none.
 pub const PURE: [Target; 7] = [
     ("elf", elf::run),
     ("sections", sections::run),

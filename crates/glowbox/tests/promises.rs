@@ -6,12 +6,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "sources/mod.rs"]
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use glowbox::LogLimits;
 use glowbox_core::layout::Limits;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use sources::{files, repository, tokens};
 
 /// Folders with Rust sources whose tests `cargo test`, or what CONTRIBUTING.md names beside it, runs.
 const SOURCES: &str = "crates";
@@ -21,17 +25,6 @@ struct Promise {
     id: String,
     text: String,
     tests: Vec<String>,
-}
-
-/// The repository, where there is one: the program may have been carried to another machine.
-fn repository() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    if root.join("SPEC.md").exists() {
-        return Some(root);
-    }
-    assert!(!root.exists(), "SPEC.md is missing");
-    eprintln!("left out: the sources are not on this machine");
-    None
 }
 
 fn promises(specification: &str) -> Vec<Promise> {
@@ -53,22 +46,12 @@ fn promises(specification: &str) -> Vec<Promise> {
 /// `program::topic::name`.
 fn tests(root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let mut folders = vec![root.join(SOURCES)];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                // Templates are no Rust before they are filled in.
-                let Ok(tokens) = text.parse::<TokenStream>() else { continue };
-                let mut names = Vec::new();
-                test_functions(tokens, &mut names);
-                let module = module_of(path.strip_prefix(root.join(SOURCES)).unwrap());
-                found.extend(names.iter().map(|name| format!("{module}::{name}")));
-            }
-        }
+    for file in files(root, &[SOURCES], ".rs") {
+        let Some(tokens) = tokens(&root.join(&file)) else { continue };
+        let mut names = Vec::new();
+        test_functions(tokens, &mut names);
+        let module = module_of(Path::new(&file).strip_prefix(SOURCES).unwrap());
+        found.extend(names.iter().map(|name| format!("{module}::{name}")));
     }
     found
 }

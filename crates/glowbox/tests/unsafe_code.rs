@@ -9,10 +9,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "sources/mod.rs"]
+mod sources;
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proc_macro2::{TokenStream, TokenTree};
+use sources::{files, repository, tokens};
 
 /// Files, and folders with a `/` at their end, and why they hold unsafe code.
 const ALLOWED: &[(&str, &str)] = &[
@@ -32,6 +36,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("guests/compute/module/", "exports for WebAssembly"),
     ("guests/command/", "a guest that does what it must not"),
     ("guests/faults/", "a guest that does what it must not"),
+    ("guests/hostile/", "a guest that does what it must not"),
     ("guests/leaks/", "a guest that looks for what others left"),
     ("guests/soak/", "a guest that does what it must not"),
     ("guests/testing/src/", "a guest that does what it must not, or has state"),
@@ -48,39 +53,6 @@ const WORKSPACES: &[&str] = &["", "guests", "guests-std", "programs"];
 
 /// What writes attributes into the crates that use it which count as unsafe, so that those can't forbid it.
 const WRITERS: &[&str] = &["glowbox-guest", "libfuzzer-sys"];
-
-/// The repository, where there is one: the program may have been carried to another machine.
-fn repository() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    if root.join("Cargo.toml").exists() {
-        return Some(root);
-    }
-    eprintln!("left out: the sources are not on this machine");
-    None
-}
-
-/// All files below a folder that have this ending, or name, relative to the repository.
-fn files(root: &Path, ending: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = SOURCES.iter().map(|folder| root.join(folder)).collect();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
-                folders.push(path);
-            } else if path.to_str().unwrap().ends_with(ending) {
-                found.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_string());
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-/// A file's tokens; `None` for a template, which is no Rust before it is filled in.
-fn tokens(path: &Path) -> Option<TokenStream> {
-    std::fs::read_to_string(path).unwrap().parse().ok()
-}
 
 fn has_unsafe(tokens: TokenStream) -> bool {
     tokens.into_iter().any(|token| match token {
@@ -101,7 +73,7 @@ fn forbids(tokens: TokenStream) -> bool {
 
 /// The files with unsafe code.
 fn found(root: &Path) -> BTreeSet<String> {
-    let files = files(root, ".rs").into_iter();
+    let files = files(root, SOURCES, ".rs").into_iter();
     files.filter(|file| tokens(&root.join(file)).is_some_and(has_unsafe)).collect()
 }
 
@@ -126,7 +98,7 @@ fn crates_without_unsafe_code_forbid_it() {
     let Some(root) = repository() else { return };
     let found = found(&root);
     let mut roots = 0;
-    for manifest in files(&root, "Cargo.toml") {
+    for manifest in files(&root, SOURCES, "Cargo.toml") {
         let package = manifest.strip_suffix("Cargo.toml").unwrap();
         let text = std::fs::read_to_string(root.join(&manifest)).unwrap();
         let cannot = WRITERS.iter().any(|name| text.contains(name));
@@ -163,7 +135,7 @@ fn every_package_denies_unsafe_code_that_is_not_documented() {
         let manifest = Path::new(workspace).join("Cargo.toml");
         assert!(denies_undocumented(&read(&manifest), "workspace.lints"), "{manifest:?}");
     }
-    for manifest in files(&root, "Cargo.toml") {
+    for manifest in files(&root, SOURCES, "Cargo.toml") {
         let text = read(Path::new(&manifest));
         let inherits = text.contains("[lints]\nworkspace = true\n");
         let is_package = text.contains("[package]");

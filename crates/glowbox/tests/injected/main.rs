@@ -15,15 +15,12 @@
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+#[macro_use]
+#[path = "../topics/mod.rs"]
+mod topics;
 
-/// Declares a module's tests: each function becomes one, and `TESTS` lists them.
-macro_rules! tests {
-    ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
-        $($(#[$meta])* fn $name() $body)*
-        pub(crate) const TESTS: &[$crate::Test] = &[$((stringify!($name), $name)),*];
-    };
-}
+#[path = "../guests/mod.rs"]
+mod guests;
 
 mod calls;
 mod channel;
@@ -34,45 +31,15 @@ mod limits;
 mod operations;
 mod ptrace;
 #[path = "../suite/support.rs"]
-#[allow(dead_code, reason = "the suite uses all of it")]
+#[allow(dead_code, unused_imports, reason = "the suite uses all of it")]
 mod support;
 
-/// A test's name and what it runs.
-type Test = (&'static str, fn());
-
 /// Every topic with its tests.
-const TOPICS: &[(&str, &[Test])] =
+const TOPICS: &[topics::Topic] =
     &[("killed", killed::TESTS), ("limits", limits::TESTS), ("operations", operations::TESTS)];
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let reason = support::why_not();
-    let mut trials = Vec::new();
-    for (topic, tests) in TOPICS {
-        for (name, test) in *tests {
-            let test = *test;
-            let run = move || {
-                test();
-                Ok::<(), Failed>(())
-            };
-            let trial = Trial::test(format!("{topic}::{name}"), run);
-            trials.push(trial.with_ignored_flag(reason.is_some()));
-        }
-    }
-    let count = trials.len();
-    if reason.is_none() && !arguments.list {
-        support::build_guests();
-    }
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let code = topics::run(topics::trials(TOPICS), "with injected faults", guests::build);
     inject::print_injected();
-    let left_out = if reason.is_some() {
-        u32::try_from(count).unwrap_or(u32::MAX)
-    } else {
-        support::left_out()
-    };
-    if let Some(reason) = reason {
-        eprintln!("These tests need KVM and were left out: {reason}");
-    }
-    println!("{left_out} of {count} tests with injected faults were left out");
-    conclusion.exit_code()
+    code
 }

@@ -9,7 +9,11 @@
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
+
+#[macro_use]
+#[path = "../topics/mod.rs"]
+mod topics;
 
 mod alone;
 mod busybox;
@@ -20,36 +24,14 @@ mod support;
 
 use support::Case;
 
-/// A test's name and what it runs.
-type Test = (&'static str, fn());
-
 fn cases() -> Vec<Case> {
     [c::cases(), crates::cases(), golang::cases(), busybox::cases()].concat()
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let reason = support::why_not();
-    let mut trials = Vec::new();
-    for case in cases() {
-        let name = case.name();
-        trials.push(Trial::test(name, move || case.compare().map_err(Failed::from)));
-    }
-    for (name, test) in alone::TESTS {
-        let run = || {
-            test();
-            Ok(())
-        };
-        trials.push(Trial::test(format!("alone::{name}"), run));
-    }
-    let count = trials.len();
-    let ignored = reason.is_some();
-    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(ignored)).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    let left_out = if ignored { count } else { support::left_out() };
-    if let Some(reason) = reason {
-        eprintln!("These tests need KVM and were left out: {reason}");
-    }
-    println!("{left_out} of {count} tests with Linux programs were left out");
-    conclusion.exit_code()
+    let compare =
+        |case: Case| Trial::test(case.name(), move || case.compare().map_err(Failed::from));
+    let mut trials: Vec<Trial> = cases().into_iter().map(compare).collect();
+    trials.extend(topics::trials(&[("alone", alone::TESTS)]));
+    topics::run(trials, "with Linux programs", || ())
 }

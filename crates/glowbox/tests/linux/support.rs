@@ -3,10 +3,9 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use glowbox::{Builder, Clock, Engine, Input, Output, OutputBuffer, Sandbox};
+use glowbox::{Builder, Clock, Input, Output, OutputBuffer, Sandbox};
 use glowbox_testprograms::{Absent, Libc, Outcome, Program, Programs, Run};
 use tempfile::TempDir;
 
@@ -17,25 +16,12 @@ pub(crate) const SCRATCH: &str = "/scratch";
 
 const MIB: u64 = 1 << 20;
 
-static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
-
 static PROGRAMS: LazyLock<Programs> =
     LazyLock::new(|| Programs::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/..")));
 
 /// Says that a test can't run here, and counts it.
 pub(crate) fn leave_out(reason: &Absent) {
-    eprintln!("left out: {reason}");
-    LEFT_OUT.fetch_add(1, Ordering::Relaxed);
-}
-
-/// How many tests were left out while they ran.
-pub(crate) fn left_out() -> usize {
-    LEFT_OUT.load(Ordering::Relaxed)
-}
-
-/// Why tests against KVM can't run here, if they can't.
-pub(crate) fn why_not() -> Option<String> {
-    Engine::shared().err().map(|error| error.to_string())
+    crate::topics::leave_out(&reason.to_string());
 }
 
 /// A program to be built.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use glowbox::ErrorKind;
 use testing_types::{Everything, Shape};
 
-use crate::support::{PREBUILT, Point, builder, error, guest, leave_out, sandbox};
+use crate::guests::PREBUILT;
+use crate::support::{Point, builder, error, guest, leave_out, sandbox};
 
 pub(crate) fn everything() -> Everything {
     let inner = Everything {

@@ -8,15 +8,12 @@
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+#[macro_use]
+#[path = "../topics/mod.rs"]
+mod topics;
 
-/// Declares a module's tests: each function becomes one, and `TESTS` lists them.
-macro_rules! tests {
-    ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
-        $($(#[$meta])* fn $name() $body)*
-        pub(crate) const TESTS: &[$crate::Test] = &[$((stringify!($name), $name)),*];
-    };
-}
+#[path = "../guests/mod.rs"]
+mod guests;
 
 mod batches;
 mod calls;
@@ -50,11 +47,8 @@ mod trace;
 mod windows;
 mod written;
 
-/// A test's name and what it runs.
-type Test = (&'static str, fn());
-
 /// Every topic with its tests.
-const TOPICS: &[(&str, &[Test])] = &[
+const TOPICS: &[topics::Topic] = &[
     ("batches", batches::TESTS),
     ("calls", calls::TESTS),
     ("depth", depth::TESTS),
@@ -85,30 +79,5 @@ const TOPICS: &[(&str, &[Test])] = &[
 ];
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let reason = support::why_not();
-    let mut count = 0u32;
-    let mut trials = Vec::new();
-    for (topic, tests) in TOPICS {
-        for (name, test) in *tests {
-            count += 1;
-            let test = *test;
-            let run = move || {
-                test();
-                Ok::<(), Failed>(())
-            };
-            let trial = Trial::test(format!("{topic}::{name}"), run);
-            trials.push(trial.with_ignored_flag(reason.is_some()));
-        }
-    }
-    if reason.is_none() && !arguments.list {
-        support::build_guests();
-    }
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    let left_out = if reason.is_some() { count } else { support::left_out() };
-    if let Some(reason) = reason {
-        eprintln!("These tests need KVM and were left out: {reason}");
-    }
-    println!("{left_out} of {count} tests against KVM were left out");
-    conclusion.exit_code()
+    topics::run(topics::trials(TOPICS), "against KVM", guests::build)
 }

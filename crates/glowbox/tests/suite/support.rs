@@ -1,96 +1,19 @@
 //! What the tests share.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, OnceLock};
-
 use glowbox::{
-    Builder, Caller, Engine, Error, ErrorKind, Guest, HostError, HostFunction, Loader, Sandbox,
-    Snapshot,
+    Builder, Caller, Error, ErrorKind, HostError, HostFunction, Loader, Sandbox, Snapshot,
 };
 use serde::{Deserialize, Serialize};
+
+pub(crate) use crate::guests::{guest, standard_guests};
+use crate::topics::in_own_process;
+pub(crate) use crate::topics::leave_out;
 
 /// A small record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
     pub(crate) x: u8,
     pub(crate) y: u8,
-}
-
-/// How many tests found that they can't run here.
-static LEFT_OUT: AtomicU32 = AtomicU32::new(0);
-
-/// Says that a test can't run here, and counts it.
-pub(crate) fn leave_out(reason: &str) {
-    eprintln!("left out: {reason}");
-    LEFT_OUT.fetch_add(1, Ordering::Relaxed);
-}
-
-/// How many tests were left out while they ran.
-pub(crate) fn left_out() -> u32 {
-    LEFT_OUT.load(Ordering::Relaxed)
-}
-
-/// Why tests against KVM can't run here, if they can't.
-pub(crate) fn why_not() -> Option<String> {
-    Engine::shared().err().map(|error| error.to_string())
-}
-
-/// A folder of guests that have been built, for machines without cargo.
-pub(crate) const PREBUILT: &str = "GLOWBOX_TEST_GUESTS";
-
-static GUESTS: LazyLock<HashMap<String, Guest>> = LazyLock::new(|| {
-    if let Some(folder) = std::env::var_os(PREBUILT) {
-        let files = std::fs::read_dir(folder).expect("a folder of guests");
-        let read = |file: std::io::Result<std::fs::DirEntry>| {
-            let file = file.expect("a guest");
-            let name = file.file_name().to_string_lossy().into_owned();
-            Some((name, Guest::from_file(file.path()).ok()?))
-        };
-        return files.filter_map(read).collect();
-    }
-    use glowbox_build::{Guest as Build, Target};
-    let std = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests-std");
-    let std = || Build::std(std).bin("testing-std").bin("interpreter-std");
-    let builds = [
-        (Build::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests")), ""),
-        (std(), ""),
-        (std().target(Target::Musl), "-musl"),
-    ];
-    let mut guests = HashMap::new();
-    for (build, suffix) in builds {
-        match build.target_dir(concat!(env!("CARGO_TARGET_TMPDIR"), "/..")).build_all() {
-            Ok(built) => guests.extend(built.iter().map(|guest| {
-                let name = format!("{}{suffix}", guest.name());
-                let file = Guest::from_file(guest.path());
-                (name, file.expect("glowbox-build makes guests that can be run"))
-            })),
-            Err(error) if suffix == "-musl" => leave_out(&format!("guests for musl: {error}")),
-            Err(error) => panic!("{error}"),
-        }
-    }
-    guests
-});
-
-/// The names of the guest `testing-std`, linked with each C library that there is.
-pub(crate) fn standard_guests() -> impl Iterator<Item = &'static str> {
-    ["testing-std", "testing-std-musl"].into_iter().filter(|name| GUESTS.contains_key(*name))
-}
-
-/// Builds and reads the guests, so that no test's time includes it.
-pub(crate) fn build_guests() {
-    // Tests take large mappings without a name for guest memory (`windows`), so no file that is kept may
-    // be one: the allocator is to take room for them from its heap.
-    // SAFETY: an option of the allocator that may change at any time.
-    unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
-    LazyLock::force(&GUESTS);
-    // SAFETY: as above; this is what it is from the start.
-    unsafe { libc::mallopt(libc::M_MMAP_MAX, 65536) };
-}
-
-/// A guest of the folder `guests/`.
-pub(crate) fn guest(name: &str) -> Guest {
-    GUESTS.get(name).unwrap_or_else(|| panic!("there is no guest `{name}`")).clone()
 }
 
 /// A sandbox of the guest `testing`, without host functions other than those it imports.
@@ -189,21 +112,7 @@ pub(crate) fn error<T: std::fmt::Debug>(result: Result<T, Error>) -> Error {
 
 /// Runs `test` in a process of its own, for what concerns the whole process.
 pub(crate) fn isolated(name: &str, test: impl FnOnce()) {
-    static CHILD: OnceLock<bool> = OnceLock::new();
-    let variable = "GLOWBOX_TEST_ISOLATED";
-    if *CHILD.get_or_init(|| std::env::var_os(variable).is_some()) {
-        return test();
-    }
-    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", name, "--test-threads", "1"])
-        .env(variable, "1")
-        .output()
-        .expect("this program runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
-    assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
-    errors.lines().filter_map(|line| line.strip_prefix("left out: ")).for_each(leave_out);
+    in_own_process(name, test);
 }
 
 /// Runs code in a forked process and returns how that ended.

@@ -25,7 +25,7 @@ pub(crate) const KVM_RUN: Call = (libc::SYS_ioctl, 0xae80);
 /// Only what is safe in a child of a process with threads may be done there; so the engine, its
 /// watchdog and the sandboxes are made in the child, and the guests have been read before.
 pub(crate) fn count_system_calls(code: impl FnOnce(&dyn Fn())) -> BTreeMap<Call, u64> {
-    crate::support::build_guests();
+    crate::guests::build();
     // SAFETY: the child runs test code and leaves by `_exit`, without unwinding into the parent's.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),

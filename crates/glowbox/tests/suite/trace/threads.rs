@@ -9,7 +9,7 @@ use super::{Call, MARK, run_traced, system_call};
 /// after it called [`mark`](super::mark). It waits for whatever child there is, so the process must have no
 /// other.
 pub(crate) fn calls_after_marks(code: impl FnOnce()) -> BTreeSet<Call> {
-    crate::support::build_guests();
+    crate::guests::build();
     // SAFETY: the child runs test code and leaves by `_exit`, without unwinding into the parent's.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),

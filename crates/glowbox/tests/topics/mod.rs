@@ -1,0 +1,86 @@
+//! A test program whose tests stand in topics, and which says at its end how many it left out.
+//!
+//! A topic is a module that declares its tests with `tests!`. Where `/dev/kvm` can't be used the program
+//! leaves all tests out and says why; a test that lacks something else leaves itself out.
+
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use glowbox::Engine;
+use libtest_mimic::{Arguments, Trial};
+
+/// Declares a module's tests: each function becomes one, and `TESTS` lists them.
+macro_rules! tests {
+    ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
+        $($(#[$meta])* fn $name() $body)*
+        pub(crate) const TESTS: &[$crate::topics::Test] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+/// A test's name and what it runs.
+pub(crate) type Test = (&'static str, fn());
+
+/// A topic's name and its tests.
+pub(crate) type Topic = (&'static str, &'static [Test]);
+
+/// How many tests found that they can't run here.
+static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
+
+/// Says that a test can't run here, and counts it.
+pub(crate) fn leave_out(reason: &str) {
+    eprintln!("left out: {reason}");
+    LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The tests of all topics, as `topic::name`.
+pub(crate) fn trials(topics: &[Topic]) -> Vec<Trial> {
+    let trial = |topic: &str, (name, test): Test| {
+        Trial::test(format!("{topic}::{name}"), move || {
+            test();
+            Ok(())
+        })
+    };
+    topics.iter().flat_map(|(topic, tests)| tests.iter().map(|test| trial(topic, *test))).collect()
+}
+
+/// Runs the tests: what `main` does. `prepare` comes before the first of them, so that no test's time
+/// includes it; `what` ends the sentence "n of m tests ... were left out".
+pub(crate) fn run(trials: Vec<Trial>, what: &str, prepare: impl FnOnce()) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let reason = Engine::shared().err();
+    let count = trials.len();
+    let ignored = reason.is_some();
+    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(ignored)).collect();
+    if !ignored && !arguments.list {
+        prepare();
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(reason) = reason {
+        eprintln!("These tests need KVM and were left out: {reason}");
+    }
+    let left_out = if ignored { count } else { LEFT_OUT.load(Ordering::Relaxed) };
+    println!("{left_out} of {count} tests {what} were left out");
+    conclusion.exit_code()
+}
+
+/// Runs `test`, which is the whole of the test `name`, in a process of its own, for what concerns all of a
+/// process. Returns what that has printed, or nothing in that process itself.
+#[allow(dead_code, reason = "not every program has such tests")]
+pub(crate) fn in_own_process(name: &str, test: impl FnOnce()) -> Option<String> {
+    let variable = "GLOWBOX_TEST_OWN_PROCESS";
+    if std::env::var_os(variable).is_some() {
+        test();
+        return None;
+    }
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", name, "--test-threads", "1"])
+        .env(variable, "1")
+        .output()
+        .expect("this program runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
+    assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
+    errors.lines().filter_map(|line| line.strip_prefix("left out: ")).for_each(leave_out);
+    Some(text.into_owned())
+}

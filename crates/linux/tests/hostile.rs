@@ -2,15 +2,16 @@
 
 mod support;
 
+use fastrand::Rng;
 use glowbox_core::registers::{ExtendedState, Registers};
 use glowbox_linux::Event;
-use support::{CODE, DATA, Guest, Numbers, STACK, Went, handler_of, raw};
+use support::{CODE, DATA, Guest, STACK, Went, handler_of, raw};
 
 const FUTEX: u64 = DATA + 0x100;
 
 #[test]
 fn any_bytes_may_be_a_frame() {
-    let mut numbers = Numbers(0x1234_5678_9abc_def1);
+    let mut random = Rng::with_seed(0x1234_5678_9abc_def1);
     let mut entered = 0;
     for round in 0..2000 {
         let mut guest = Guest::new();
@@ -21,10 +22,10 @@ fn any_bytes_may_be_a_frame() {
         // Everything random, or a few words of a real frame.
         let words: Vec<u64> = match round % 2 {
             0 => (0..length / 8).collect(),
-            _ => (0..5).map(|_| numbers.next() % (length / 8)).collect(),
+            _ => (0..5).map(|_| random.u64(..length / 8)).collect(),
         };
         for word in words {
-            guest.put_words(frame + 8 * word, &[numbers.next() >> (numbers.next() % 64)]);
+            guest.put_words(frame + 8 * word, &[random.u64(..) >> random.u64(..64)]);
         }
         guest.registers.rsp = frame + 8;
         match guest.call(raw::__NR_rt_sigreturn, &[]) {
@@ -82,13 +83,13 @@ fn any_bytes_may_be_a_process() {
     guest.spawn();
     guest.futex_wait(FUTEX);
     let good = postcard::to_allocvec(&guest.process).unwrap();
-    let mut numbers = Numbers(0xfeed_beef_1234_5677);
+    let mut random = Rng::with_seed(0xfeed_beef_1234_5677);
     let mut sound = 0;
     for _ in 0..3000 {
         let mut bytes = good.clone();
-        for _ in 0..=numbers.next() % 3 {
-            let at = usize::try_from(numbers.next()).unwrap() % bytes.len();
-            bytes[at] = u8::try_from(numbers.next() & 0xff).unwrap();
+        for _ in 0..=random.u64(..3) {
+            let at = random.usize(..bytes.len());
+            bytes[at] = random.u8(..);
         }
         let Ok(process) = postcard::from_bytes(&bytes) else { continue };
         guest.process = process;

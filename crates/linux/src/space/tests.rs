@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use fastrand::Rng;
 use glowbox_core::address::{Gpa, Gva, PAGE_SIZE, Protection};
 use glowbox_core::paging::{self, Mapping, Privilege};
 use glowbox_core::registers::ExtendedState;
@@ -255,27 +256,6 @@ impl Hardware for Machine {
 
     fn extended(&mut self) -> Result<ExtendedState, Broken> {
         Ok(ExtendedState::initial())
-    }
-}
-
-/// Random numbers: splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.0;
-        number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ number >> 31
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, number: u64) -> bool {
-        self.below(number) == 0
     }
 }
 

@@ -18,18 +18,18 @@ struct World {
     machine: Machine,
     space: Space,
     pages: BTreeMap<u64, Page>,
-    random: Random,
+    random: Rng,
     jit: bool,
     program_break: u64,
 }
 
 impl World {
     fn new(seed: u64) -> World {
-        let mut random = Random(seed);
-        let jit = random.one_in(3);
-        let mut options = options(if random.one_in(3) { 100 } else { 1500 });
+        let mut random = Rng::with_seed(seed);
+        let jit = random.u64(..3) == 0;
+        let mut options = options(if random.u64(..3) == 0 { 100 } else { 1500 });
         options.allow_jit = jit;
-        options.areas = if random.one_in(3) { 16 } else { 64 };
+        options.areas = if random.u64(..3) == 0 { 16 } else { 64 };
         let mut machine = Machine::new(&options);
         let mut pages = BTreeMap::new();
         for initial in &options.initial {
@@ -63,28 +63,28 @@ impl World {
     }
 
     fn length(&mut self) -> u64 {
-        let pages = match self.random.below(8) {
-            0 => 60 + self.random.below(700),
-            1 => 1 + self.random.below(64),
-            _ => 1 + self.random.below(8),
+        let pages = match self.random.u64(..8) {
+            0 => 60 + self.random.u64(..700),
+            1 => 1 + self.random.u64(..64),
+            _ => 1 + self.random.u64(..8),
         };
         pages * PAGE_SIZE
     }
 
     fn address(&mut self) -> u64 {
-        match self.random.below(6) {
-            0 => TEXT.start + self.random.below(8) * PAGE_SIZE,
+        match self.random.u64(..6) {
+            0 => TEXT.start + self.random.u64(..8) * PAGE_SIZE,
             1 if !self.pages.is_empty() => {
-                let skip = usize::try_from(self.random.next()).unwrap() % self.pages.len();
+                let skip = self.random.usize(..self.pages.len());
                 *self.pages.keys().nth(skip).unwrap()
             }
-            2 => RESERVED.start.wrapping_sub(4 * PAGE_SIZE) + self.random.below(8) * PAGE_SIZE,
-            _ => ARENA.start + self.random.below(1024) * PAGE_SIZE,
+            2 => RESERVED.start.wrapping_sub(4 * PAGE_SIZE) + self.random.u64(..8) * PAGE_SIZE,
+            _ => ARENA.start + self.random.u64(..1024) * PAGE_SIZE,
         }
     }
 
     fn rights(&mut self) -> Rights {
-        match self.random.below(8) {
+        match self.random.u64(..8) {
             0 => Rights::NONE,
             1 => R,
             2 => RX,
@@ -106,16 +106,16 @@ impl World {
     fn map(&mut self) {
         let (address, length, rights) = (self.address(), self.length(), self.rights());
         let mut flags = raw::MAP_ANONYMOUS | raw::MAP_PRIVATE;
-        let placing = self.random.below(5);
+        let placing = self.random.u64(..5);
         flags |= match placing {
             0 => raw::MAP_FIXED,
             1 => raw::MAP_FIXED_NOREPLACE,
             _ => 0,
         };
         for flag in [raw::MAP_NORESERVE, raw::MAP_POPULATE] {
-            flags |= if self.random.one_in(6) { flag } else { 0 };
+            flags |= if self.random.u64(..6) == 0 { flag } else { 0 };
         }
-        let hint = if self.random.one_in(2) && placing > 1 { 0 } else { address };
+        let hint = if self.random.bool() && placing > 1 { 0 } else { address };
         let range = address..address + length;
         let arguments = [hint, length, World::protection(rights), u64::from(flags)];
         let request = self.space.request(arguments).unwrap();
@@ -182,7 +182,7 @@ impl World {
         let (start, old, new) = (self.address(), self.length(), self.length());
         let to = self.address();
         let flags = [0, raw::MREMAP_MAYMOVE, raw::MREMAP_MAYMOVE | raw::MREMAP_FIXED];
-        let flags = flags[usize::try_from(self.random.below(3)).unwrap()];
+        let flags = flags[self.random.usize(..3)];
         let arguments = [start, old, new, u64::from(flags), to];
         let range = start..start + old;
         match self.space.remap(&mut self.machine, arguments) {
@@ -226,7 +226,7 @@ impl World {
         let refused = self.locked(&range)
             || inside.clone().any(|(_, p)| p.kind != Kind::Anonymous && p.rights.write);
         let advice =
-            u64::from(if self.random.one_in(2) { raw::MADV_DONTNEED } else { raw::MADV_FREE });
+            u64::from(if self.random.bool() { raw::MADV_DONTNEED } else { raw::MADV_FREE });
         match self.space.advise(&mut self.machine, [start, length, advice]) {
             Err(Stop::Error(Errno::EINVAL)) => return assert!(refused),
             Err(Stop::Error(Errno::ENOMEM)) => assert!(!refused && !self.mapped(&range)),
@@ -239,8 +239,8 @@ impl World {
     }
 
     fn set_break(&mut self) {
-        let to = match self.random.below(4) {
-            0 => self.random.next() >> 8,
+        let to = match self.random.u64(..4) {
+            0 => self.random.u64(..) >> 8,
             _ => BREAK - 0x100 + self.random.below(BREAK_LIMIT - BREAK + 0x200),
         };
         let before = self.program_break.next_multiple_of(PAGE_SIZE);
@@ -270,8 +270,7 @@ impl World {
     /// Lets the guest read, write or execute, by what its vCPU knows.
     fn access(&mut self) {
         let address = self.address();
-        let access = [Access::Read, Access::Write, Access::Execute]
-            [usize::try_from(self.random.below(3)).unwrap()];
+        let access = [Access::Read, Access::Write, Access::Execute][self.random.usize(..3)];
         let page = self.pages.get(&address).copied();
         let allowed = page.filter(|page| access.allowed(page.rights));
         match self.machine.guest(&mut self.space, address, access) {
@@ -279,7 +278,7 @@ impl World {
                 let page = allowed.expect("an access succeeded that should not have");
                 self.check_page(frame, page);
                 if access == Access::Write {
-                    let byte = self.random.next().to_le_bytes()[0];
+                    let byte = self.random.u8(..);
                     self.machine.page_mut(frame)[OFFSET] = byte;
                     self.pages.insert(address, Page { byte, ..page });
                 }
@@ -292,8 +291,8 @@ impl World {
 
     /// Lets the host read or write.
     fn host(&mut self) {
-        let write = self.random.one_in(2);
-        let count = 1 + self.random.below(5);
+        let write = self.random.bool();
+        let count = 1 + self.random.u64(..5);
         let first = self.address();
         let range = first..first + count * PAGE_SIZE;
         let allowed = |page: &Page| if write { page.rights.write } else { page.rights.read };
@@ -304,7 +303,7 @@ impl World {
         let mut bytes = vec![0; pages.len() * 4096];
         let (machine, length) = (&mut self.machine, count * PAGE_SIZE);
         let result = if write {
-            let byte = self.random.next().to_le_bytes()[0];
+            let byte = self.random.u8(..);
             bytes.chunks_mut(4096).for_each(|page| page[OFFSET] = byte);
             for (address, page) in super::pages(&range).zip(&pages[..good]) {
                 self.pages.insert(address, Page { byte, ..page.unwrap() });
@@ -402,7 +401,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.random.below(40) {
+        match self.random.u64(..40) {
             0..4 => self.map(),
             4 => self.unmap(),
             5..8 => self.protect(),
@@ -425,7 +424,7 @@ fn the_guest_sees_what_the_model_says_and_nothing_stale() {
             if step % 20 == 0 {
                 world.check();
             }
-            if world.random.one_in(150) {
+            if world.random.u64(..150) == 0 {
                 world.revive();
                 world.check();
             }

@@ -132,16 +132,16 @@ fn options_that_contradict_themselves_are_not_sound() {
 fn bytes_at_random_are_refused_or_sound_and_never_panic() {
     let (_, space) = used();
     let good = postcard::to_allocvec(&space).unwrap();
-    let mut random = Random(5);
+    let mut random = Rng::with_seed(5);
     let mut sound = 0;
     for _ in 0..20_000 {
         let mut bytes = good.clone();
-        for _ in 0..=random.below(3) {
-            let at = usize::try_from(random.next()).unwrap() % bytes.len();
-            bytes[at] = match random.below(3) {
-                0 => random.next().to_le_bytes()[0],
+        for _ in 0..=random.u64(..3) {
+            let at = random.usize(..bytes.len());
+            bytes[at] = match random.u64(..3) {
+                0 => random.u8(..),
                 1 => bytes[at].wrapping_add(1),
-                _ => bytes[at] ^ 1 << random.below(8),
+                _ => bytes[at] ^ 1 << random.u64(..8),
             };
         }
         let Ok(mut changed) = postcard::from_bytes::<Space>(&bytes) else { continue };

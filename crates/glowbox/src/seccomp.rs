@@ -3,7 +3,7 @@
 //! A guest reaches nothing of the host but what the host registered. Should there be a way out of the
 //! VM all the same, a filter bounds what whoever takes it can ask of the kernel from there: under
 //! [`Filter::for_calls`] no file can be opened, no program or thread started, no connection made, and no
-//! memory made executable. It is a second line of defence, and costs a warm call next to nothing.
+//! memory made executable. It is a second line of defence.
 //!
 //! ```no_run
 //! use glowbox::seccomp::Filter;

@@ -19,6 +19,9 @@ use super::programs::Program;
 /// What the script's own lines start with.
 pub(super) const MARK: &str = "@@svm ";
 
+/// The line of it in the kernel's log: the kernel has started, and KVM has not.
+pub(super) const BOOTED: &str = "booted";
+
 /// How the programs are run.
 #[derive(Debug, Default)]
 pub(super) struct Script {
@@ -162,6 +165,8 @@ fn init(modules: &[&str], programs: &[Program], script: &Script) -> String {
          ulimit -n 20000\n",
     );
     let mut line = |line: String| _ = writeln!(text, "{line}");
+    // In the kernel's log, whatever its console leaves out otherwise.
+    line(format!("echo '<2>{MARK}{BOOTED}' >/dev/kmsg"));
     modules.iter().for_each(|module| line(format!("insmod /modules/{module}.ko")));
     line("exec </dev/null >/dev/ttyS1 2>&1".into());
     line(format!(
@@ -209,6 +214,7 @@ mod tests {
         };
         let text = init(&["kvm", "kvm_amd"], &[program("glowbox/suite")], &script);
         let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
+        assert!(at("@@svm booted") < at("insmod /modules/kvm.ko"));
         assert!(at("insmod /modules/kvm.ko") < at("insmod /modules/kvm_amd.ko"));
         assert!(at("export 'GLOWBOX_HOSTILE=50'") < at("@@svm start glowbox/suite"));
         assert!(at("@@svm start glowbox/suite") < at("/tests/glowbox/suite --test-threads 1"));

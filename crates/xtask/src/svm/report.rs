@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::packed::MARK;
+use super::packed::{BOOTED, MARK};
 
 /// What a program came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -168,7 +168,8 @@ fn number_before(text: &str, word: &str) -> Option<u64> {
     text[..text.find(word)?].rsplit(' ').next()?.parse().ok()
 }
 
-/// The lines in which a kernel complains of itself.
+/// The lines in which a kernel complains of itself, once it has started: while it does, it warns of what
+/// the processor is vulnerable to.
 pub(super) fn complaints(kernel: &str) -> Vec<&str> {
     const COMPLAINTS: [&str; 10] = [
         "WARNING:",
@@ -183,6 +184,8 @@ pub(super) fn complaints(kernel: &str) -> Vec<&str> {
         "Out of memory: Killed",
     ];
     let complains = |line: &&str| COMPLAINTS.iter().any(|words| line.contains(words));
+    // One that did not get so far may say why.
+    let kernel = kernel.split_once(&format!("{MARK}{BOOTED}")).map_or(kernel, |(_, then)| then);
     kernel.lines().map(str::trim_end).filter(complains).collect()
 }
 
@@ -277,5 +280,14 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out
         let found = complaints(log);
         assert_eq!(found.len(), 2);
         assert_eq!(found[0], "[2.0] WARNING: CPU: 0 PID: 3 at x.c");
+    }
+
+    #[test]
+    fn what_it_says_while_it_starts_is_no_complaint() {
+        let boot =
+            "[0.3] Speculative Return Stack Overflow: WARNING: See https://kernel.org/x.html";
+        let log = format!("{boot}\r\n[1.0] @@svm booted\r\n[2.0] WARNING: CPU: 0 PID: 3 at x.c");
+        assert_eq!(complaints(&log), ["[2.0] WARNING: CPU: 0 PID: 3 at x.c"]);
+        assert_eq!(complaints(boot), [boot]);
     }
 }

@@ -241,7 +241,7 @@ impl World {
     fn set_break(&mut self) {
         let to = match self.random.u64(..4) {
             0 => self.random.u64(..) >> 8,
-            _ => BREAK - 0x100 + self.random.below(BREAK_LIMIT - BREAK + 0x200),
+            _ => BREAK - 0x100 + self.random.u64(..BREAK_LIMIT - BREAK + 0x200),
         };
         let before = self.program_break.next_multiple_of(PAGE_SIZE);
         let now = self.space.set_break(&mut self.machine, to).unwrap();

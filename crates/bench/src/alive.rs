@@ -9,6 +9,7 @@ use std::time::Instant;
 use glowbox::{Engine, Error, Sandbox, Snapshot};
 use glowbox_bench::subject::{self, Result};
 
+use crate::experiments::allow_files;
 use crate::soak::levels::Levels;
 
 /// A line is printed for every so many.
@@ -16,6 +17,7 @@ const TOLD_EVERY: usize = 1000;
 
 /// Grows to `count` sandboxes, or to the limit. Says whether that many could live.
 pub(crate) fn run(count: usize) -> Result<bool> {
+    allow_files()?;
     // Nothing is kept for later: all there is belongs to a sandbox that lives.
     let engine = Engine::builder().pool_size(0).build()?;
     let guest = subject::guest(&subject::elf())?;

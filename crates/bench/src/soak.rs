@@ -6,12 +6,16 @@
 //! millions is found, and ends the run with the seed, the thread and the step. `docs/soak.md` says
 //! more.
 
+mod counts;
+mod deck;
 mod ends;
 pub(crate) mod levels;
 mod plain;
+mod programs;
 mod report;
 mod standard;
 mod state;
+mod watchdog;
 mod whole;
 // What the guest computes.
 #[path = "../../../guests/soak/src/work.rs"]
@@ -20,17 +24,20 @@ mod worker;
 mod world;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use glowbox_bench::subject::Result;
 
-use levels::{Course, Levels};
+use crate::experiments::map_large_blocks;
+use crate::machine::Machine;
+use counts::{Class, Steadiness};
+use levels::{Ceiling, Course, Levels};
 use report::Report;
-use state::Program;
 use worker::Worker;
-use world::{PANIC, Record, World, lock};
+use world::{PANIC, Record, Step, World, lock};
 
 /// How a soak is run.
 #[derive(Debug, Clone)]
@@ -44,8 +51,8 @@ pub(crate) struct Options {
 
 /// Time between lines about the progress.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
-/// A step that takes longer hangs: no deadline in it is as long.
-const HANGS: Duration = Duration::from_secs(180);
+/// The round before the levels are taken that all are compared with.
+const FIRST_ROUND: Duration = Duration::from_secs(3);
 /// Longest pause between two interrupts.
 const PAUSE: u64 = 4_000;
 
@@ -87,14 +94,22 @@ pub(crate) fn parse_duration(text: &str) -> std::result::Result<Duration, String
 /// Runs a soak, prints how it goes and what came of it, and says whether all was well.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     quiet_panics();
+    map_large_blocks();
     let folder = tempfile::tempdir()?;
-    // Once through all there is: what the process makes once and keeps is made now.
-    let first = round(options, folder.path().to_path_buf(), Duration::from_secs(3), None)?;
+    let steps: Arc<Vec<Step>> = Arc::new((0..options.threads).map(|_| Step::default()).collect());
+    watchdog::start(&steps, FIRST_ROUND + options.duration);
+    let round = |time, course: &mut Course| {
+        let world = World::open(&steps, folder.path().to_path_buf(), options.seed)?;
+        Result::Ok(round(options, &world, time, course))
+    };
+    // Once through much of what there is: what the process makes once and keeps is made now.
+    let first = round(FIRST_ROUND, &mut Course::new(Levels::now(), None))?;
     if !first.is_well() {
         first.print();
         return Ok(false);
     }
-    let mut course = Course::new(settled());
+    let ceiling = Ceiling::of(options.threads);
+    let mut course = Course::new(settled(), Some(ceiling));
     println!(
         "seed {}, {} threads, {:?}; at the start: {}",
         options.seed,
@@ -102,12 +117,11 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         options.duration,
         course.start.text()
     );
-    let mut report =
-        round(options, folder.path().to_path_buf(), options.duration, Some(&mut course))?;
+    let mut report = round(options.duration, &mut course)?;
     course.end = settled();
     report.levels = course.rows();
     if report.failure.is_none() {
-        report.findings = course.findings();
+        report.findings.extend(course.findings());
     }
     report.print();
     report.write(&options.output)?;
@@ -131,7 +145,7 @@ fn settled() -> Levels {
     let (mut last, mut still) = (Levels::now(), 0);
     for _ in 0..100 {
         thread::sleep(Duration::from_millis(100));
-        let now = Levels::now();
+        let now = Levels::trimmed();
         still = if counted(&now) == counted(&last) { still + 1 } else { 0 };
         last = now;
         if still == 10 {
@@ -141,76 +155,68 @@ fn settled() -> Levels {
     last
 }
 
-/// Opens a world, runs its threads for some time, and drops everything.
-fn round(
-    options: &Options,
-    folder: std::path::PathBuf,
-    time: Duration,
-    course: Option<&mut Course>,
-) -> Result<Report> {
-    let world = World::open(options.threads, folder)?;
-    for program in [Program::Plain, Program::Standard] {
-        let mut live = world.build(program)?;
-        let snapshot = live.sandbox.snapshot()?;
-        world.publish(state::Base { program, origin: 0, snapshot, state: live.now.clone() }, 0);
-    }
+/// Runs a world's threads for some time, and drops everything.
+fn round(options: &Options, world: &World, time: Duration, course: &mut Course) -> Report {
+    // Now, since the commit may be another when a long run ends.
+    let machine = Machine::here();
     let begun = Instant::now();
+    let mut steadiness = Steadiness::new(time);
+    let mut findings = Vec::new();
+    // Before the threads run: who interrupts goes by it.
+    world.steps.iter().for_each(|step| step.begins("start"));
     thread::scope(|scope| {
         for index in 0..options.threads {
-            let world = &world;
             scope.spawn(move || Worker::new(world, index, options.seed).run(options.seed));
         }
         for number in 0..2 {
-            let world = &world;
             scope.spawn(move || interrupts(world, options.seed ^ (77 + number)));
         }
-        watch(&world, begun, time, course);
+        findings = watch(world, begun, time, (course, &mut steadiness));
         world.stop.store(true, Ordering::Relaxed);
     });
     world.clear();
-    Ok(Report::new(options, &world, begun.elapsed()))
+    let mut report = Report::new((options, machine), world, &steadiness, begun.elapsed());
+    report.findings = findings;
+    report
 }
 
-/// Takes the levels, tells them, and sees to it that nothing hangs.
-fn watch(world: &World, begun: Instant, time: Duration, mut course: Option<&mut Course>) {
+/// Takes the levels and tells them, until the time is over or something is found.
+fn watch(
+    world: &World,
+    begun: Instant,
+    time: Duration,
+    (course, steadiness): (&mut Course, &mut Steadiness),
+) -> Vec<String> {
     // A tenth of the run, at least ten seconds, at most two minutes.
     let warm = (time / 10).clamp(Duration::from_secs(10), Duration::from_secs(120));
     let mut told = begun;
-    while begun.elapsed() < time && !world.stop.load(Ordering::Relaxed) {
-        thread::sleep(Duration::from_secs(1).min(time));
-        let Some(course) = course.as_deref_mut() else { continue };
+    while !world.stop.load(Ordering::Relaxed) {
+        thread::sleep(Duration::from_secs(1).min(time.saturating_sub(begun.elapsed())));
         let levels = Levels::now();
+        let mut findings: Vec<String> = course.too_high(&levels).into_iter().collect();
         if begun.elapsed() >= warm {
             course.add(levels);
         }
-        if told.elapsed() >= TOLD_EVERY {
+        if told.elapsed() >= TOLD_EVERY && course.is_watched() {
             told = Instant::now();
-            let count = |group| world.counts(group).values().sum::<u64>();
             println!(
-                "{:>5} s: {} operations, {} ends, {} sandboxes; {}",
+                "{:>5} s: {} operations, {} outcomes, {} sandboxes; {}",
                 begun.elapsed().as_secs(),
-                count("operations"),
-                count("ends"),
+                world.counts.sum(Class::Operation),
+                world.counts.sum(Class::Outcome),
                 world.lives.now.load(Ordering::Relaxed),
                 levels.text()
             );
         }
-        exit_if_it_hangs(world);
-    }
-}
-
-fn exit_if_it_hangs(world: &World) {
-    for (thread, step) in world.steps.iter().enumerate() {
-        let (what, since) = *lock(&step.what);
-        if since.is_some_and(|since| since.elapsed() > HANGS) {
-            let number = step.number.load(Ordering::Relaxed);
-            eprintln!(
-                "glowbox-bench: thread {thread} hangs in step {number}, {what}, for more than {HANGS:?}"
-            );
-            // Nothing could end that thread.
-            std::process::exit(1);
+        if steadiness.next_end().is_some_and(|end| begun.elapsed() >= end) {
+            findings.extend(steadiness.end(&world.counts.all()));
+            findings.extend(course.rising_in_a_long_run());
+        }
+        if !findings.is_empty() || begun.elapsed() >= time {
+            return findings;
         }
     }
+    Vec::new()
 }
 
 /// Interrupts calls that want it, at random moments.
@@ -219,7 +225,7 @@ fn interrupts(world: &World, seed: u64) {
     // Goes on until no call waits for it any more.
     while !world.stop.load(Ordering::Relaxed)
         || world.wanted.iter().any(|wanted| lock(wanted).is_some())
-        || running(world)
+        || world.steps.iter().any(Step::goes_on)
     {
         thread::sleep(Duration::from_micros(work::next(&mut random) % PAUSE));
         let count = world.wanted.len() as u64;
@@ -228,11 +234,6 @@ fn interrupts(world: &World, seed: u64) {
             handle.interrupt();
         }
     }
-}
-
-/// Whether a thread has not seen yet that the run is over.
-fn running(world: &World) -> bool {
-    world.steps.iter().any(|step| lock(&step.what).0 != "done")
 }
 
 #[cfg(test)]

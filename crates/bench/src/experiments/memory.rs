@@ -168,8 +168,30 @@ fn private_kibibytes(line: &str) -> Option<u64> {
     value.split_whitespace().next().filter(|_| private)?.parse().ok()
 }
 
+/// Bytes that malloc has given out and not got back, in all its arenas.
+pub(crate) fn heap_in_use() -> u64 {
+    // SAFETY: it only counts, under the arenas' locks.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as u64
+}
+
+/// Has malloc map large blocks one by one, so that each is given back when it is freed.
+///
+/// Otherwise it learns from the first that is freed to take such blocks, of up to 32 MiB, from its arenas;
+/// those grow to what threads had at a time, and are never given back as a whole.
+pub(crate) fn map_large_blocks() {
+    // SAFETY: an option of the allocator that may change at any time.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
+}
+
+/// Has malloc give back what it keeps for later.
+pub(crate) fn trim_heap() {
+    // SAFETY: it gives pages back that hold nothing.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Raises the limit of open files as far as it may be: a VM takes a few.
-fn allow_files() -> Result<()> {
+pub(crate) fn allow_files() -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel writes one `rlimit`.
     let got = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };

@@ -11,20 +11,32 @@ use std::os::unix::fs::MetadataExt;
 
 use serde::Serialize;
 
+use super::worker::SLOTS;
+use super::world::{EXCHANGED, SNAPSHOTS};
+use crate::experiments::{heap_in_use, trim_heap};
+
 /// What is watched: name, unit, what it may rise by in absolute terms, and in hundredths.
-const WATCHED: [(&str, u64, u64); 5] = [
+const WATCHED: [(&str, u64, u64); 6] = [
     ("resident KiB", 32 << 10, 10),
+    ("heap in use KiB", 16 << 10, 10),
     ("memfd KiB", 32 << 10, 25),
     ("descriptors", 64, 10),
     ("mappings", 128, 10),
     ("threads", 8, 0),
 ];
 
+/// Most VMs that stand idle, by default.
+const IDLE: usize = 16;
+/// Samples that are enough to tell a rise from chance: ten minutes.
+const LONG: usize = 600;
+
 /// One look at the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct Levels {
     /// Resident memory, with that of the guests, in KiB.
     pub(crate) resident: u64,
+    /// What malloc has given out, in KiB: no matter what it keeps besides.
+    pub(crate) heap: u64,
     /// Pages of memory files (images of snapshots), mapped or not, in KiB.
     pub(crate) memory_files: u64,
     pub(crate) descriptors: u64,
@@ -39,6 +51,7 @@ impl Levels {
         let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
         Levels {
             resident: field(&status, "VmRSS:"),
+            heap: heap_in_use() >> 10,
             memory_files,
             descriptors,
             mappings: maps.lines().count() as u64,
@@ -46,15 +59,24 @@ impl Levels {
         }
     }
 
-    fn all(&self) -> [u64; 5] {
-        [self.resident, self.memory_files, self.descriptors, self.mappings, self.threads]
+    /// The levels after malloc has given back what it keeps for later. How much that is depends on
+    /// which thread freed what last, and says nothing of leaks.
+    pub(crate) fn trimmed() -> Levels {
+        trim_heap();
+        Levels::now()
     }
 
-    /// The same with the heap given back that malloc keeps for later.
+    fn all(&self) -> [u64; 6] {
+        let Levels { resident, heap, memory_files, descriptors, mappings, threads } = *self;
+        [resident, heap, memory_files, descriptors, mappings, threads]
+    }
+
+    /// For people.
     pub(crate) fn text(&self) -> String {
         format!(
-            "resident {} MiB, memfd {} MiB, {} descriptors, {} mappings, {} threads",
+            "resident {} MiB, heap {} KiB, memfd {} MiB, {} descriptors, {} mappings, {} threads",
             self.resident >> 10,
+            self.heap,
             self.memory_files >> 10,
             self.descriptors,
             self.mappings,
@@ -98,6 +120,35 @@ pub(crate) struct Course {
     samples: Vec<Levels>,
     /// When everything was dropped.
     pub(crate) end: Levels,
+    #[serde(skip)]
+    ceiling: Option<Ceiling>,
+}
+
+/// What can't be exceeded at any moment, since no more can live at once than there are places for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ceiling {
+    /// Descriptors and threads beyond those at the start.
+    descriptors: u64,
+    threads: u64,
+}
+
+impl Ceiling {
+    /// Of a run with so many threads.
+    pub(crate) fn of(threads: usize) -> Ceiling {
+        // A thread has its sandboxes, one more while it replaces one, and the process that it runs.
+        let slots = SLOTS.iter().sum::<usize>() + 2;
+        let sandboxes = threads * slots + 2 * EXCHANGED + IDLE;
+        // Those that are shared, and one that a thread saves, loads or spawns from.
+        let snapshots = 2 * SNAPSHOTS + 1 + threads;
+        let count = |number: usize| number as u64;
+        Ceiling {
+            // VM, vCPU, and the memory file of an image that none of the others has. Files that a
+            // thread saves to, loads from and lends; a few of the engine's.
+            descriptors: count(3 * sandboxes + snapshots + 3 * threads + 8),
+            // Each VM has one of the kernel's. There are those of the soak, and a few of the engine's.
+            threads: count(sandboxes + threads + 2 + 8),
+        }
+    }
 }
 
 /// A row of the summary.
@@ -115,8 +166,29 @@ pub(crate) struct Level {
 }
 
 impl Course {
-    pub(crate) fn new(start: Levels) -> Course {
-        Course { start, samples: Vec::new(), end: start }
+    pub(crate) fn new(start: Levels, ceiling: Option<Ceiling>) -> Course {
+        Course { start, samples: Vec::new(), end: start, ceiling }
+    }
+
+    /// Whether it is of more than a round that warms up.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.ceiling.is_some()
+    }
+
+    /// What is higher than what may live at once can explain.
+    pub(crate) fn too_high(&self, levels: &Levels) -> Option<String> {
+        let ceiling = self.ceiling?;
+        let rows = [
+            ("descriptors", levels.descriptors, self.start.descriptors + ceiling.descriptors),
+            ("threads", levels.threads, self.start.threads + ceiling.threads),
+        ];
+        let (name, level, most) = rows.into_iter().find(|(_, level, most)| level > most)?;
+        Some(format!("{level} {name}, more than the {most} of all that may live at once"))
+    }
+
+    /// What rises already, if the run has been long enough to say so before its end.
+    pub(crate) fn rising_in_a_long_run(&self) -> Vec<String> {
+        if self.samples.len() < LONG { Vec::new() } else { self.rising() }
     }
 
     pub(crate) fn add(&mut self, levels: Levels) {
@@ -125,6 +197,8 @@ impl Course {
 
     pub(crate) fn rows(&self) -> Vec<Level> {
         let third = self.samples.len().div_ceil(3);
+        // In a short run many sandboxes are of the start, and have not grown to what they will be.
+        let unsteady = u64::from(self.samples.len() < LONG);
         let row = |(at, (name, slack, percent)): (usize, (&'static str, u64, u64))| {
             let values: Vec<u64> = self.samples.iter().map(|levels| levels.all()[at]).collect();
             let first_third = median(&values[..third.min(values.len())]);
@@ -137,14 +211,13 @@ impl Course {
                 last_third,
                 max: values.iter().copied().max().unwrap_or(0),
                 end: self.end.all()[at],
-                bound: first_third + slack + first_third * percent / 100,
+                bound: first_third + slack + first_third * percent / 100 + unsteady * first_third,
             }
         };
         WATCHED.into_iter().enumerate().map(row).collect()
     }
 
-    /// What rose during the run, or did not come back at its end.
-    pub(crate) fn findings(&self) -> Vec<String> {
+    fn rising(&self) -> Vec<String> {
         let rose = self.rows().into_iter().filter(|row| row.last_third > row.bound).map(|row| {
             format!(
                 "{} rose: median {} in the first third of the run, {} in the last, with a bound \
@@ -152,13 +225,19 @@ impl Course {
                 row.name, row.first_third, row.last_third, row.bound
             )
         });
+        rose.collect()
+    }
+
+    /// What rose during the run, or did not come back at its end.
+    pub(crate) fn findings(&self) -> Vec<String> {
         let kept = [
             ("descriptors", self.start.descriptors, self.end.descriptors, 0),
             ("threads", self.start.threads, self.end.threads, 0),
             ("memfd KiB", self.start.memory_files, self.end.memory_files, 0),
+            ("heap in use KiB", self.start.heap, self.end.heap, 1 << 10),
             // What malloc keeps of the threads that are gone is not ours.
             ("mappings", self.start.mappings, self.end.mappings, 16),
-            ("resident KiB", self.start.resident, self.end.resident, 128 << 10),
+            ("resident KiB", self.start.resident, self.end.resident, 8 << 10),
         ];
         let kept = kept.into_iter().filter(|(_, start, end, slack)| *end > start + slack).map(
             |(name, start, end, slack)| {
@@ -167,7 +246,7 @@ impl Course {
                 )
             },
         );
-        rose.chain(kept).collect()
+        self.rising().into_iter().chain(kept).collect()
     }
 }
 
@@ -183,8 +262,8 @@ mod tests {
 
     fn course(descriptors: impl Fn(u64) -> u64) -> Course {
         let level = |descriptors| Levels { descriptors, ..Levels::default() };
-        let mut course = Course::new(level(10));
-        (0..300).for_each(|second| course.add(level(descriptors(second))));
+        let mut course = Course::new(level(10), None);
+        (0..900).for_each(|second| course.add(level(descriptors(second))));
         course
     }
 
@@ -208,6 +287,15 @@ mod tests {
             course.findings(),
             ["descriptors: 11 when all was dropped, 10 before, with a bound of +0"]
         );
+    }
+
+    #[test]
+    fn more_descriptors_than_can_be_are_a_finding_at_once() {
+        let course = Course::new(Levels::default(), Some(Ceiling::of(8)));
+        let level = |descriptors| Levels { descriptors, ..Levels::default() };
+        let most = Ceiling::of(8).descriptors;
+        assert_eq!(course.too_high(&level(most)), None);
+        assert!(course.too_high(&level(most + 1)).is_some());
     }
 
     #[test]

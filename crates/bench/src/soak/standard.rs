@@ -5,8 +5,22 @@ use std::time::Duration;
 
 use glowbox::{CallOptions, ErrorKind};
 
+use super::deck::Deck;
+use super::ends::DEADLINE;
 use super::state::Live;
 use super::worker::{Check, Worker, same};
+
+/// Outcomes of these operations that end the sandbox.
+const PANIC: &str = "panic";
+const EXIT: &str = "exit";
+const ABORT: &str = "abort";
+const NULL: &str = "null pointer read";
+pub(crate) const OUTCOMES: [&str; 5] = [PANIC, EXIT, ABORT, NULL, DEADLINE];
+
+/// The ways to end.
+pub(crate) fn deck(seed: u64) -> Deck {
+    Deck::new([1; 4], seed)
+}
 
 /// Notes are few, so that they are overwritten.
 const NOTES: u64 = 5;
@@ -72,28 +86,28 @@ pub(crate) fn caught(worker: &mut Worker<'_>, live: &mut Live) -> Check {
 }
 
 pub(crate) fn ends(worker: &mut Worker<'_>, live: &mut Live) -> Check {
-    match worker.below(4) {
+    match worker.world.decks.standard_ends.deal() {
         0 => {
             let text = worker.number().to_string();
             let result = live.sandbox.call::<_, ()>("panic_with", (&text,));
-            let error = worker.ended(live, result, ErrorKind::Panic)?;
+            let error = worker.ended(live, result, (PANIC, ErrorKind::Panic))?;
             let message = error.panic().map(|panic| panic.message.clone());
             same("panic_with", Ok(message), &Some(format!("told to: {text}")))
         }
         1 => {
             let status = i32::from(worker.number().to_le_bytes()[0]);
             let result = live.sandbox.call::<_, ()>("exit", (status,));
-            let error = worker.ended(live, result, ErrorKind::Exited)?;
+            let error = worker.ended(live, result, (EXIT, ErrorKind::Exited))?;
             same("exit", Ok(error.exit_status().and_then(glowbox::ExitStatus::code)), &Some(status))
         }
         2 => {
             let result = live.sandbox.call::<_, ()>("abort", ());
-            let error = worker.ended(live, result, ErrorKind::Exited)?;
+            let error = worker.ended(live, result, (ABORT, ErrorKind::Exited))?;
             same("abort", Ok(error.exit_status().and_then(glowbox::ExitStatus::signal)), &Some(6))
         }
         _ => {
             let result = live.sandbox.call::<_, u8>("null_pointer", ());
-            let error = worker.ended(live, result, ErrorKind::Fault)?;
+            let error = worker.ended(live, result, (NULL, ErrorKind::Fault))?;
             same("null_pointer", Ok(error.fault().and_then(|fault| fault.address)), &Some(0))
         }
     }
@@ -102,5 +116,5 @@ pub(crate) fn ends(worker: &mut Worker<'_>, live: &mut Live) -> Check {
 pub(crate) fn deadline(worker: &mut Worker<'_>, live: &mut Live) -> Check {
     let options = CallOptions::new().deadline(Duration::from_micros(500 + worker.below(8_000)));
     let result = live.sandbox.call_with::<_, u32>(&options, "count_under_a_lock", (2u32, u32::MAX));
-    worker.ended(live, result, ErrorKind::Deadline).map(drop)
+    worker.ended(live, result, (DEADLINE, ErrorKind::Deadline)).map(drop)
 }

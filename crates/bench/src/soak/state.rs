@@ -26,6 +26,17 @@ pub(crate) enum Program {
     Standard,
 }
 
+impl Program {
+    pub(crate) const ALL: [Program; 2] = [Program::Plain, Program::Standard];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Program::Plain => "no_std",
+            Program::Standard => "std",
+        }
+    }
+}
+
 /// What a guest must remember.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct State {
@@ -64,14 +75,43 @@ pub(crate) struct Base {
 #[derive(Debug, Default)]
 pub(crate) struct Lives {
     pub(crate) now: AtomicI64,
+    begun: AtomicU64,
     nanoseconds: AtomicU64,
 }
 
 impl Lives {
+    /// How many have begun.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
     /// Hours that dropped sandboxes have lived, together.
     pub(crate) fn hours(&self) -> f64 {
         std::time::Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64()
             / 3600.0
+    }
+}
+
+/// The time for which a sandbox lives.
+#[derive(Debug)]
+pub(crate) struct Life {
+    born: Instant,
+    lives: Arc<Lives>,
+}
+
+impl Life {
+    pub(crate) fn begin(lives: &Arc<Lives>) -> Life {
+        lives.now.fetch_add(1, Ordering::Relaxed);
+        lives.begun.fetch_add(1, Ordering::Relaxed);
+        Life { born: Instant::now(), lives: Arc::clone(lives) }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let lived = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.lives.nanoseconds.fetch_add(lived, Ordering::Relaxed);
+        self.lives.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -89,8 +129,7 @@ pub(crate) struct Live {
     pub(crate) spent: Option<ErrorKind>,
     /// What was done with it last, for who looks into a failure.
     history: VecDeque<String>,
-    born: Instant,
-    lives: Arc<Lives>,
+    _life: Life,
 }
 
 impl Live {
@@ -100,7 +139,6 @@ impl Live {
         state: State,
         lives: &Arc<Lives>,
     ) -> Live {
-        lives.now.fetch_add(1, Ordering::Relaxed);
         Live {
             program,
             origin,
@@ -110,8 +148,7 @@ impl Live {
             lent: BTreeMap::new(),
             spent: None,
             history: VecDeque::new(),
-            born: Instant::now(),
-            lives: Arc::clone(lives),
+            _life: Life::begin(lives),
         }
     }
 
@@ -140,13 +177,5 @@ impl Live {
         self.now = self.base.clone();
         self.lent.clear();
         self.spent = None;
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        let lived = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.lives.nanoseconds.fetch_add(lived, Ordering::Relaxed);
-        self.lives.now.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -8,6 +8,12 @@ use super::state::{Base, Live, Program};
 use super::worker::{Check, Worker, unexpected};
 use super::{plain, standard};
 
+/// Outcomes of these operations.
+const RESTORED: &str = "restored";
+const WRONG_GUEST: &str = "restore refused: another guest";
+
+pub(crate) const OUTCOMES: [&str; 2] = [RESTORED, WRONG_GUEST];
+
 pub(crate) fn build(worker: &mut Worker<'_>, live: &mut Live) -> Check {
     *live = worker.world.build(live.program).map_err(|error| unexpected("build", &error))?;
     as_new(worker, live)
@@ -15,7 +21,7 @@ pub(crate) fn build(worker: &mut Worker<'_>, live: &mut Live) -> Check {
 
 pub(crate) fn spawn(worker: &mut Worker<'_>, live: &mut Live) -> Check {
     let random = worker.index_below(usize::MAX);
-    let Some(base) = worker.world.any_base(random) else { return Ok(()) };
+    let Some(base) = worker.world.any_base(live.program, random) else { return Ok(()) };
     let lineage = format!("spawned with {}", base.state.kept.len());
     *live = worker.world.spawn(&base).map_err(|error| unexpected("spawn", &error))?;
     live.note(lineage);
@@ -24,14 +30,10 @@ pub(crate) fn spawn(worker: &mut Worker<'_>, live: &mut Live) -> Check {
 }
 
 pub(crate) fn snapshot(worker: &mut Worker<'_>, live: &mut Live) -> Check {
-    let snapshot = live.sandbox.snapshot();
     if !live.lent.is_empty() {
-        return match snapshot {
-            Err(error) if error.kind() == ErrorKind::InvalidOption => Ok(()),
-            other => Err(format!("a snapshot of what uses lent bytes: {other:?}")),
-        };
+        plain::take_back(worker, live)?;
     }
-    let snapshot = snapshot.map_err(|error| unexpected("snapshot", &error))?;
+    let snapshot = live.sandbox.snapshot().map_err(|error| unexpected("snapshot", &error))?;
     live.base = live.now.clone();
     let base =
         Base { program: live.program, origin: live.origin, snapshot, state: live.now.clone() };
@@ -42,23 +44,29 @@ pub(crate) fn snapshot(worker: &mut Worker<'_>, live: &mut Live) -> Check {
 
 pub(crate) fn restore(worker: &mut Worker<'_>, live: &mut Live) -> Check {
     let random = worker.index_below(usize::MAX);
-    let Some(base) = worker.world.any_base(random) else { return Ok(()) };
-    let same = (base.program, base.origin) == (live.program, live.origin);
+    // One that suits, or any.
+    let from =
+        if worker.below(3) == 0 { Program::ALL[worker.index_below(2)] } else { live.program };
+    let suits = |base: &Base| (base.program, base.origin) == (live.program, live.origin);
+    let Some(base) = worker.world.base(from, random, suits) else { return Ok(()) };
     match live.sandbox.restore(&base.snapshot) {
-        Ok(()) if same => {
+        Ok(()) if suits(&base) => {
             live.base = base.state.clone();
             live.back_to_base();
             drop(base);
+            worker.outcome(live.program, RESTORED)?;
             as_new(worker, live)
         }
-        Err(error) if error.kind() == ErrorKind::WrongGuest && !same => Ok(()),
+        Err(error) if error.kind() == ErrorKind::WrongGuest && !suits(&base) => {
+            worker.outcome(live.program, WRONG_GUEST)
+        }
         other => Err(format!("restore {:?} to {:?}: {other:?}", live.program, base.program)),
     }
 }
 
-pub(crate) fn save_and_load(worker: &mut Worker<'_>, _: &mut Live) -> Check {
+pub(crate) fn save_and_load(worker: &mut Worker<'_>, live: &mut Live) -> Check {
     let random = worker.index_below(usize::MAX);
-    let Some(base) = worker.world.any_base(random) else { return Ok(()) };
+    let Some(base) = worker.world.any_base(live.program, random) else { return Ok(()) };
     let path = worker.world.folder.join(format!("snapshot-{}", worker.index));
     base.snapshot.save(&path).map_err(|error| unexpected("save", &error))?;
     let loaded = worker.world.load(base.program, &path);
@@ -68,6 +76,13 @@ pub(crate) fn save_and_load(worker: &mut Worker<'_>, _: &mut Live) -> Check {
     drop(base);
     worker.world.publish(loaded, random);
     Ok(())
+}
+
+/// Idle VMs are made for a snapshot in the background, while others use them up.
+pub(crate) fn keep_ready(worker: &mut Worker<'_>, live: &mut Live) -> Check {
+    let (random, count) = (worker.index_below(usize::MAX), worker.index_below(4));
+    let Some(base) = worker.world.any_base(live.program, random) else { return Ok(()) };
+    base.snapshot.keep_ready(count).map_err(|error| unexpected("keep_ready", &error))
 }
 
 pub(crate) fn hand_over(worker: &mut Worker<'_>, live: &mut Live) -> Check {

@@ -1,18 +1,25 @@
 //! One thread of a soak: draws an operation and a sandbox, again and again, and checks the answers.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use glowbox::{Error, ErrorKind};
 
+use super::counts::{Class, Kind};
+use super::programs::PROGRAMS;
 use super::state::{Live, Program};
 use super::world::{World, lock};
 use super::{ends, plain, standard, whole, work};
 
-/// Sandboxes that a thread has at a time.
-const SLOTS: usize = 6;
+/// Sandboxes of each guest with functions that a thread has at a time.
+pub(crate) const SLOTS: [usize; 2] = [4, 2];
+/// How many turns of the three guests: both with functions, and ordinary programs.
+pub(crate) const TURNS: [u32; 3] = [8, 4, 1];
+/// What an ordinary program is called in the report.
+const ORDINARY: &str = "program";
+/// What is done when a thread has too few sandboxes.
+const FIRST: &str = "build";
 /// Bytes of a value that are told.
 const SHOWN: usize = 300;
 
@@ -23,15 +30,13 @@ pub(crate) struct Worker<'a> {
     pub(crate) world: &'a World,
     pub(crate) index: usize,
     random: u64,
-    slots: Vec<Live>,
-    operations: BTreeMap<String, u64>,
-    ends: BTreeMap<String, u64>,
+    slots: [Vec<Live>; 2],
 }
 
 type Operation = fn(&mut Worker<'_>, &mut Live) -> Check;
 
 /// Operations on a sandbox that is not spent, with their weights.
-const PLAIN: [(u64, &str, Operation); 16] = [
+const PLAIN: [(u32, &str, Operation); 17] = [
     (20, "call", plain::mix),
     (8, "echo", plain::echo),
     (8, "state", plain::bump),
@@ -44,12 +49,13 @@ const PLAIN: [(u64, &str, Operation); 16] = [
     (5, "log", plain::say),
     (5, "map", plain::lend),
     (3, "unmap", plain::take_back),
+    (2, "snapshot refused: lent bytes", plain::capture_what_is_lent),
     (5, "refused call", plain::refused),
-    (9, "fault", ends::any),
+    (18, "fault", ends::any),
     (4, "deadline", ends::deadline),
     (4, "interrupt", ends::interrupt),
 ];
-const STANDARD: [(u64, &str, Operation); 7] = [
+const STANDARD: [(u32, &str, Operation); 7] = [
     (14, "std call", standard::values),
     (8, "std state", standard::state),
     (6, "std host call", standard::host_call),
@@ -59,27 +65,66 @@ const STANDARD: [(u64, &str, Operation); 7] = [
     (2, "std deadline", standard::deadline),
 ];
 /// Operations that make, replace and move sandboxes and snapshots.
-const WHOLE: [(u64, &str, Operation); 7] = [
-    (2, "build", whole::build),
-    (8, "spawn", whole::spawn),
+const WHOLE: [(u32, &str, Operation); 8] = [
+    (2, "drop and build", whole::build),
+    (8, "drop and spawn", whole::spawn),
     (3, "snapshot", whole::snapshot),
     (6, "restore", whole::restore),
     (1, "save and load", whole::save_and_load),
+    (1, "keep ready", whole::keep_ready),
     (6, "to another thread", whole::hand_over),
     (14, "reset", whole::reset),
 ];
+
+/// What is done with a sandbox that is spent: it is left behind as it is, or used again.
+pub(crate) const AFTER: [(u32, &str, Operation); 4] = [
+    (1, "spent: drop and spawn", whole::spawn),
+    (1, "spent: restore", whole::restore),
+    (1, "spent: to another thread", whole::hand_over),
+    (5, "spent: reset", whole::reset),
+];
+
+/// All operations on a guest's sandboxes that are not spent.
+fn operations(program: Program) -> impl Iterator<Item = &'static (u32, &'static str, Operation)> {
+    let own: &[_] = match program {
+        Program::Plain => &PLAIN,
+        Program::Standard => &STANDARD,
+    };
+    own.iter().chain(&WHOLE)
+}
+
+/// Their weights.
+pub(crate) fn weights(program: Program) -> impl Iterator<Item = u32> {
+    operations(program).map(|(weight, ..)| *weight)
+}
+
+/// All that must come, again and again.
+pub(crate) fn kinds() -> Vec<Kind> {
+    let kind = |guest, class| move |name| Kind { guest, class, name };
+    let mut kinds = Vec::new();
+    for program in Program::ALL {
+        let names = operations(program).chain(&AFTER).map(|(_, name, _)| *name);
+        kinds.extend(names.map(kind(program.name(), Class::Operation)));
+        let outcomes: Vec<_> = match program {
+            Program::Plain => ends::outcomes().collect(),
+            Program::Standard => standard::OUTCOMES.to_vec(),
+        };
+        let outcomes = outcomes.into_iter().chain(whole::OUTCOMES);
+        kinds.extend(outcomes.map(kind(program.name(), Class::Outcome)));
+    }
+    kinds.extend(PROGRAMS.map(|(_, name, _)| name).map(kind(ORDINARY, Class::Operation)));
+    kinds
+}
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(world: &'a World, index: usize, seed: u64) -> Worker<'a> {
         let mut random = seed ^ (index as u64 + 1).wrapping_mul(0x2545_f491_4f6c_dd1d);
         work::next(&mut random);
-        let (operations, ends) = (BTreeMap::new(), BTreeMap::new());
-        Worker { world, index, random, slots: Vec::new(), operations, ends }
+        Worker { world, index, random, slots: Default::default() }
     }
 
     /// Goes on until the world stops, or an answer is wrong.
     pub(crate) fn run(mut self, seed: u64) {
-        let mut last = Instant::now();
         while !self.world.stop.load(Ordering::Relaxed) {
             let step = self.world.steps[self.index].number.fetch_add(1, Ordering::Relaxed);
             if let Err(text) = self.step() {
@@ -88,72 +133,61 @@ impl<'a> Worker<'a> {
                 self.world
                     .fail(format!("seed {seed}, thread {thread}, step {step}, {what}: {text}"));
             }
-            if last.elapsed().as_secs() >= 1 {
-                last = Instant::now();
-                self.flush();
-            }
         }
-        self.slots.clear();
-        self.flush();
-        *lock(&self.world.steps[self.index].what) = ("done", None);
-    }
-
-    fn flush(&mut self) {
-        self.world.add_counts("operations", &std::mem::take(&mut self.operations));
-        self.world.add_counts("ends", &std::mem::take(&mut self.ends));
+        self.slots = Default::default();
+        self.world.steps[self.index].is_done();
     }
 
     fn step(&mut self) -> Check {
-        if self.slots.len() < SLOTS {
-            let program = if self.below(4) == 0 { Program::Standard } else { Program::Plain };
-            self.begins("build");
-            let built = self.world.build(program).map_err(|error| unexpected("build", &error))?;
-            self.slots.push(built);
+        let turn = self.world.decks.turns.deal();
+        let Some(program) = Program::ALL.get(turn).copied() else {
+            let (_, name, operation) = PROGRAMS[self.world.decks.programs.deal()];
+            return self.timed(ORDINARY, name, operation);
+        };
+        if self.slots[turn].len() < SLOTS[turn] {
+            self.world.steps[self.index].begins(FIRST);
+            let built = self.world.build(program).map_err(|error| unexpected(FIRST, &error))?;
+            self.slots[turn].push(built);
             return Ok(());
         }
-        let at = self.index_below(self.slots.len());
-        let mut live = self.slots.swap_remove(at);
+        let at = self.index_below(SLOTS[turn]);
+        let mut live = self.slots[turn].swap_remove(at);
         let result = self.operate(&mut live);
-        self.slots.push(live);
+        self.slots[turn].push(live);
         result
     }
 
     fn operate(&mut self, live: &mut Live) -> Check {
-        if live.spent.is_some() {
-            self.begins("after an end");
+        let (program, decks) = (live.program, &self.world.decks);
+        let chosen = if live.spent.is_some() {
             self.refuses(live)?;
-            // Left behind as it is, or used again.
-            return match self.below(8) {
-                0 => self.named("spawn", whole::spawn, live),
-                1 => self.named("restore", whole::restore, live),
-                2 => self.named("to another thread", whole::hand_over, live),
-                _ => self.named("reset", whole::reset, live),
-            };
-        }
-        let own: &[(u64, &'static str, Operation)] = match live.program {
-            Program::Plain => &PLAIN,
-            Program::Standard => &STANDARD,
+            AFTER.get(decks.after[program as usize].deal())
+        } else {
+            operations(program).nth(decks.operations[program as usize].deal())
         };
-        let all = || own.iter().chain(&WHOLE);
-        let mut drawn = self.below(all().map(|(weight, ..)| weight).sum());
-        for (weight, name, operation) in all() {
-            if drawn < *weight {
-                return self.named(name, *operation, live);
-            }
-            drawn -= weight;
-        }
-        Ok(())
+        let Some((_, name, operation)) = chosen else { return Ok(()) };
+        live.note(*name);
+        let result = self.timed(program.name(), name, |worker| operation(worker, live));
+        result.map_err(|text| format!("{text}; {}", live.history()))
     }
 
-    fn named(&mut self, name: &'static str, operation: Operation, live: &mut Live) -> Check {
-        self.begins(name);
-        live.note(name);
-        operation(self, live).map_err(|text| format!("{text}; {}", live.history()))
+    /// Does it, counts it, and notes how long it took.
+    fn timed(
+        &mut self,
+        guest: &'static str,
+        name: &'static str,
+        operation: impl FnOnce(&mut Self) -> Check,
+    ) -> Check {
+        self.world.steps[self.index].begins(name);
+        let begun = Instant::now();
+        operation(self)?;
+        self.world.counts.add(Kind { guest, class: Class::Operation, name }, begun.elapsed())
     }
 
-    fn begins(&mut self, name: &'static str) {
-        *lock(&self.world.steps[self.index].what) = (name, Some(Instant::now()));
-        *self.operations.entry(name.into()).or_default() += 1;
+    /// Counts an outcome of what is being done.
+    pub(crate) fn outcome(&self, program: Program, name: &'static str) -> Check {
+        let kind = Kind { guest: program.name(), class: Class::Outcome, name };
+        self.world.counts.add(kind, Duration::ZERO)
     }
 
     // --- chance ---------------------------------------------------------------------------------
@@ -181,16 +215,12 @@ impl<'a> Worker<'a> {
         &mut self,
         live: &mut Live,
         result: Result<T, Error>,
-        kind: ErrorKind,
+        (name, kind): (&'static str, ErrorKind),
     ) -> Result<Error, String> {
         match result {
             Err(error) if error.kind() == kind && live.sandbox.is_spent() => {
                 live.spent = Some(kind);
-                let name = error.fault().map_or_else(
-                    || format!("{kind:?}"),
-                    |fault| format!("{kind:?}: {}", fault.kind),
-                );
-                *self.ends.entry(name).or_default() += 1;
+                self.outcome(live.program, name)?;
                 Ok(error)
             }
             other => Err(format!("must end with {kind:?} and spend the sandbox: {}", cut(&other))),

@@ -44,8 +44,10 @@ pub struct Signature {
 /// How the type a caller asks for relates to what a function returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultMatch {
-    /// They are the same.
+    /// They are the same, and no `Result`.
     Same,
+    /// They are the same `Result`.
+    Whole,
     /// The function returns `Result<T, E>` and the caller asks for `T`.
     OkOf,
 }
@@ -77,14 +79,13 @@ impl TypeName {
 
     /// Whether a caller that asks for `self` can be served by a function returning `returned`.
     pub fn accepts(&self, returned: &TypeName) -> Option<ResultMatch> {
-        if self == returned {
-            return Some(ResultMatch::Same);
-        }
         match returned {
             TypeName::Path(name, parameters) if name == "Result" => {
-                (parameters.first() == Some(self)).then_some(ResultMatch::OkOf)
+                let is_value = parameters.first() == Some(self);
+                let value = is_value.then_some(ResultMatch::OkOf);
+                if self == returned { Some(ResultMatch::Whole) } else { value }
             }
-            _ => None,
+            _ => (self == returned).then_some(ResultMatch::Same),
         }
     }
 }
@@ -429,7 +430,7 @@ mod tests {
         let returned = TypeName::parse("Result<u32, Error>").unwrap();
         let asked = |text| TypeName::parse(text).unwrap().accepts(&returned);
         assert_eq!(asked("u32"), Some(ResultMatch::OkOf));
-        assert_eq!(asked("Result<u32, Error>"), Some(ResultMatch::Same));
+        assert_eq!(asked("Result<u32, Error>"), Some(ResultMatch::Whole));
         assert_eq!(asked("u64"), None);
         assert_eq!(asked("Result<u32, Other>"), None);
     }

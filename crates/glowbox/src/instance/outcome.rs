@@ -21,7 +21,7 @@ pub(super) fn value<R: DeserializeOwned>(
     returned: Return,
     outgoing: &[u8],
 ) -> Result<R, Error> {
-    if let (Return::Error { payload, .. }, ResultMatch::Same) = (&returned, target.result)
+    if let (Return::Error { payload, .. }, ResultMatch::Whole) = (&returned, target.result)
         && let Ok(result) = wire::decode_all(&outgoing[payload.clone()])
     {
         // The caller asked for the whole `Result`.
@@ -66,7 +66,7 @@ pub(super) fn encoded<'a>(
 /// What stands for the value in the bytes of a result.
 fn value_of<'a>(target: &Target, bytes: &'a [u8]) -> Result<&'a [u8], Error> {
     match (target.result, bytes.split_first()) {
-        (ResultMatch::Same, _) => Ok(bytes),
+        (ResultMatch::Same | ResultMatch::Whole, _) => Ok(bytes),
         (ResultMatch::OkOf, Some((0, value))) => Ok(value),
         // An `Err` that came as a plain value, since the guest named its `Result` otherwise.
         (ResultMatch::OkOf, Some((1, _))) => {

@@ -10,34 +10,37 @@
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+#[macro_use]
+#[path = "../topics/mod.rs"]
+mod topics;
 
-/// Declares a module's tests: each function becomes one, and `TESTS` lists them.
-macro_rules! tests {
-    ($($(#[$meta:meta])* fn $name:ident() $body:block)*) => {
-        $($(#[$meta])* fn $name() $body)*
-        pub(crate) const TESTS: &[$crate::Test] = &[$((stringify!($name), $name)),*];
-    };
-}
+#[path = "../guests/mod.rs"]
+mod guests;
 
+#[path = "../../../../guests/hostile/src/steps.rs"]
+mod steps;
+
+mod attacker;
 mod descriptors;
 mod generate;
 mod ground;
+mod headers;
 mod instructions;
+mod mailbox;
 mod pages;
 mod ports;
 mod sandboxes;
 mod stacks;
 mod streams;
 mod support;
-
-/// A test's name and what it runs.
-type Test = (&'static str, fn());
+mod values;
 
 /// Every topic with its tests.
-const TOPICS: &[(&str, &[Test])] = &[
+const TOPICS: &[topics::Topic] = &[
     ("descriptors", descriptors::TESTS),
+    ("headers", headers::TESTS),
     ("instructions", instructions::TESTS),
+    ("mailbox", mailbox::TESTS),
     ("pages", pages::TESTS),
     ("ports", ports::TESTS),
     ("sandboxes", sandboxes::TESTS),
@@ -46,28 +49,7 @@ const TOPICS: &[(&str, &[Test])] = &[
 ];
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let reason = support::why_not();
-    let mut trials = Vec::new();
-    for (topic, tests) in TOPICS {
-        for (name, test) in *tests {
-            let test = *test;
-            let run = move || {
-                test();
-                Ok::<(), Failed>(())
-            };
-            let trial = Trial::test(format!("{topic}::{name}"), run);
-            trials.push(trial.with_ignored_flag(reason.is_some()));
-        }
-    }
-    let count = trials.len();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    support::print_tried();
-    support::print_executed();
-    let left_out = if reason.is_some() { count } else { support::left_out() };
-    if let Some(reason) = reason {
-        eprintln!("These tests need KVM and were left out: {reason}");
-    }
-    println!("{left_out} of {count} tests with hostile guests were left out");
-    conclusion.exit_code()
+    let code = topics::run(topics::trials(TOPICS), "with hostile guests", guests::build);
+    support::print_counts();
+    code
 }

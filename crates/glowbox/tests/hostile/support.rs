@@ -2,34 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glowbox::Engine;
-
-/// How many tests found that they can't run here.
-static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
+use crate::topics::in_own_process;
+pub(crate) use crate::topics::leave_out;
 
 /// Cases that were tried, by the class of the attack.
 static TRIED: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
 
 /// Instructions that hostile code has executed, at least, by the class of the attack.
 static EXECUTED: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
-
-/// Says that a test can't run here, and counts it.
-pub(crate) fn leave_out(reason: &str) {
-    eprintln!("left out: {reason}");
-    LEFT_OUT.fetch_add(1, Ordering::Relaxed);
-}
-
-/// How many tests were left out while they ran.
-pub(crate) fn left_out() -> usize {
-    LEFT_OUT.load(Ordering::Relaxed)
-}
-
-/// Why tests against KVM can't run here, if they can't.
-pub(crate) fn why_not() -> Option<String> {
-    Engine::shared().err().map(|error| error.to_string())
-}
 
 /// Counts cases of a class of attack that have been tried.
 pub(crate) fn tried(class: &'static str, cases: u64) {
@@ -39,29 +20,10 @@ pub(crate) fn tried(class: &'static str, cases: u64) {
 /// Runs `test` in a process of its own, where nothing else opens files or takes memory; what it has tried
 /// counts here.
 pub(crate) fn alone(name: &str, test: impl FnOnce()) {
-    let variable = "GLOWBOX_HOSTILE_ALONE";
-    if std::env::var_os(variable).is_some() {
-        return test();
-    }
-    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", name, "--test-threads", "1"])
-        .env(variable, "1")
-        .output()
-        .expect("this program runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}\n{errors}", output.status);
-    assert!(text.contains("1 passed"), "no test `{name}` ran:\n{text}");
-    for line in text.lines().filter_map(|line| line.strip_prefix("tried: ")) {
+    let printed = in_own_process(name, test).unwrap_or_default();
+    for line in printed.lines().filter_map(|line| line.strip_prefix("tried: ")) {
         let (class, cases) = line.rsplit_once(": ").expect("a class and a number");
         tried(String::from(class).leak(), cases.parse().expect("a number"));
-    }
-}
-
-/// Prints how many cases of each class were tried.
-pub(crate) fn print_tried() {
-    for (class, cases) in &*TRIED.lock().unwrap() {
-        println!("tried: {class}: {cases}");
     }
 }
 
@@ -70,8 +32,12 @@ pub(crate) fn executed(class: &'static str, instructions: u64) {
     *EXECUTED.lock().unwrap().entry(class).or_default() += instructions;
 }
 
-/// Prints how many instructions each class has executed, and how many all of them have.
-pub(crate) fn print_executed() {
+/// Prints how many cases each class has tried and how many instructions it has executed, and how many all
+/// of them have.
+pub(crate) fn print_counts() {
+    for (class, cases) in &*TRIED.lock().unwrap() {
+        println!("tried: {class}: {cases}");
+    }
     let executed = EXECUTED.lock().unwrap();
     for (class, instructions) in &*executed {
         println!("executed at least: {class}: {instructions}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use glowbox_linux::files::{self, Files, Grants, Input, OptionsError, Output};
 use glowbox_linux::{Clock, Process, World};
 
+use crate::error::refused;
 use crate::linux::{Lines, LogStream};
 use crate::{Error, ErrorKind};
 
@@ -89,11 +90,11 @@ fn checked_environment(variables: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<Vec<u8>>,
 }
 
 fn of_files(error: OptionsError) -> Error {
-    let kind = match error {
-        OptionsError::Directory { .. } => ErrorKind::Io,
-        _ => ErrorKind::InvalidOption,
+    let (kind, text) = match &error {
+        OptionsError::Directory { source, .. } => (ErrorKind::Io, refused(&error, source)),
+        _ => (ErrorKind::InvalidOption, error.to_string()),
     };
-    Error::with_source(kind, error.to_string(), error)
+    Error::with_source(kind, text, error)
 }
 
 impl Capabilities {

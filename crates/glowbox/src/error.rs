@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use glowbox_abi::wire;
 use glowbox_core::fault::{Fault, FaultKind};
+use glowbox_linux::Broken;
 use glowbox_machine::MachineError;
 use serde::de::DeserializeOwned;
 
@@ -172,14 +173,18 @@ impl Error {
         }
     }
 
-    /// The error for what the system refused: `what` happened, with the reason, and what to do about it
-    /// where that can be said.
+    /// The error for what the system refused: see [`refused`].
     pub(crate) fn of_system(kind: ErrorKind, what: impl fmt::Display, source: io::Error) -> Error {
-        let text = match advice(&source) {
-            Some(advice) => format!("{what}: {source}; {advice}"),
-            None => format!("{what}: {source}"),
-        };
-        Error::with_source(kind, text, source)
+        Error::with_source(kind, refused(what, &source), source)
+    }
+
+    /// The error for a machine that a Linux process can't go on with, which `what` comes of.
+    pub(crate) fn of_broken(what: &str, broken: Broken) -> Error {
+        let text = format!("{what}: {}", broken.what);
+        match broken.source {
+            Some(source) => Error::of_system(ErrorKind::Hypervisor, text, source),
+            None => Error::new(ErrorKind::Hypervisor, text),
+        }
     }
 
     pub(crate) fn of_fault(fault: Fault) -> Error {
@@ -282,6 +287,15 @@ impl Error {
             Detail::Guest(payload) => wire::decode_all(payload.get(1..)?).ok(),
             _ => None,
         }
+    }
+}
+
+/// The text for what the system refused: `what` happened, with the reason, and what to do about it where
+/// that can be said.
+pub(crate) fn refused(what: impl fmt::Display, source: &io::Error) -> String {
+    match advice(source) {
+        Some(advice) => format!("{what}: {source}; {advice}"),
+        None => format!("{what}: {source}"),
     }
 }
 

@@ -167,7 +167,11 @@ impl Linux {
 struct Below<'a>(&'a mut dyn Machine);
 
 fn broken(error: MachineError) -> Broken {
-    Broken { what: error.to_string(), source: Some(Box::new(error)) }
+    let what = error.to_string();
+    match error {
+        MachineError::Request { source, .. } => Broken { what, source: Some(source) },
+        _ => Broken { what, source: None },
+    }
 }
 
 fn indices(range: Range<u64>) -> Range<usize> {

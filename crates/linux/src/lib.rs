@@ -94,9 +94,9 @@ pub trait Hardware {
 pub struct Broken {
     /// What was to be done.
     pub what: String,
-    /// Why it could not be.
+    /// What the system said, where that is why.
     #[source]
-    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    pub source: Option<std::io::Error>,
 }
 
 /// Why the guest is not running.

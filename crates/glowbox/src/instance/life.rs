@@ -186,8 +186,7 @@ impl Instance {
     pub(crate) fn recapture(mut self) -> Result<Arc<Captured>, Error> {
         let linux = self.linux.as_mut().expect("only Linux guests change page tables");
         linux.rebuild(&mut *self.lease).map_err(|broken| {
-            let text = format!("the page tables of the snapshot's guest can't be made: {broken}");
-            Error::with_source(ErrorKind::Hypervisor, text, broken)
+            Error::of_broken("the page tables of the snapshot's guest can't be made", broken)
         })?;
         self.capture()
     }

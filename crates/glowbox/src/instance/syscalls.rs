@@ -163,10 +163,7 @@ impl Instance {
                 let text = "every thread of the guest waits for another one, for ever";
                 Error::new(ErrorKind::Deadlock, text)
             }
-            Next::Broken(broken) => {
-                let text = format!("the virtual machine can't go on: {broken}");
-                Error::with_source(ErrorKind::Hypervisor, text, broken)
-            }
+            Next::Broken(broken) => Error::of_broken("the virtual machine can't go on", broken),
             Next::Proceed { .. } | Next::Enter(_) | Next::Sleep { .. } => {
                 unreachable!("the guest goes on after these")
             }

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use glowbox_core::snapshot_file::{
 use glowbox_linux::files::{Input, Output};
 use glowbox_linux::{Clock, Process};
 use glowbox_mem::{Image, PAGE, Run};
+use tempfile::NamedTempFile;
 
 use super::{Captured, Snapshot};
 use crate::builder::{DEFAULT_DEADLINE, HostFunctions, check_deadline};
@@ -96,11 +97,12 @@ impl Snapshot {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let mut file =
-            tempfile::Builder::new().prefix(".glowbox-").tempfile_in(folder).map_err(failed)?;
-        file.write_all(&beginning).map_err(failed)?;
-        read_image(&captured.image, |chunk| file.write_all(chunk)).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
+        let file = new_file(folder).map_err(failed)?;
+        // Not through `file` itself, whose errors don't tell what the system said.
+        let mut contents = file.as_file();
+        contents.write_all(&beginning).map_err(failed)?;
+        read_image(&captured.image, |chunk| contents.write_all(chunk)).map_err(failed)?;
+        contents.sync_all().map_err(failed)?;
         file.persist(path).map_err(|error| failed(error.error))?;
         // The name is on the disk when the folder is.
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
@@ -129,6 +131,18 @@ impl Snapshot {
             requested: Requested::default(),
         }
     }
+}
+
+/// Makes a file in a folder, which is this user's only, and goes unless it is given a name.
+fn new_file(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut refused = None;
+    let made = tempfile::Builder::new().prefix(".glowbox-").make_in(folder, |path| {
+        let opened = File::options().read(true).write(true).create_new(true).mode(0o600).open(path);
+        opened.inspect_err(|error| refused = error.raw_os_error())
+    });
+    // What the system said, which the error that is returned has as a text only.
+    let file = made.map_err(|error| refused.map_or(error, io::Error::from_raw_os_error))?;
+    Ok(file)
 }
 
 /// Chooses how a snapshot is loaded; made by [`Snapshot::loader`].

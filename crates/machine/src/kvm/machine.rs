@@ -118,7 +118,9 @@ impl KvmMachine {
         memory: GuestMemory,
         control: Arc<RunControl>,
     ) -> Result<KvmMachine, MachineError> {
-        let vm = create_vm(kvm)?;
+        // The system gives up when a signal is pending for this thread, as the one that ends a call is when
+        // the call has ended by itself meanwhile; the signal has gone when it is tried again.
+        let vm = patiently("KVM_CREATE_VM", libc::EINTR, || kvm.device.create_vm())?;
         // First: behind any other change of the VM, KVM may wait milliseconds before it takes a filter.
         if kvm.msr_filter {
             deny_msrs(&vm)?;
@@ -156,17 +158,12 @@ impl KvmMachine {
     fn finish_exit(&mut self) -> Result<(), MachineError> {
         self.memory.used();
         self.set_immediate_exit(1);
-        let mut tries = 0;
-        let result = loop {
-            tries += 1;
-            match self.vcpu.run() {
-                Err(error) if error.errno() == libc::EINTR => break Ok(()),
-                // Nothing has been done yet.
-                Err(error) if error.errno() == libc::EAGAIN && tries < MAX_TRIES => {}
-                Err(error) => break Err(failed("KVM_RUN", error)),
-                Ok(_) => break Err(MachineError::Broken),
-            }
-        };
+        // EAGAIN: nothing has been done yet. EINTR: all has, and nothing been run.
+        let result = patiently("KVM_RUN", libc::EAGAIN, || match self.vcpu.run() {
+            Err(error) if error.errno() == libc::EINTR => Ok(true),
+            result => result.map(|_| false),
+        });
+        let result = result.and_then(|finished| finished.then_some(()).ok_or(MachineError::Broken));
         self.set_immediate_exit(0);
         self.broken |= result.is_err();
         self.unfinished = false;
@@ -501,16 +498,19 @@ impl KvmMachine {
     }
 }
 
-/// Makes a VM. The system gives up when a signal is pending for this thread, as the one that ends a call is
-/// when the call has ended by itself meanwhile; the signal has gone when it is tried again.
-fn create_vm(kvm: &Kvm) -> Result<VmFd, MachineError> {
+/// Makes a request again while the system refuses it for the moment, which `passing` stands for.
+fn patiently<T>(
+    request: &'static str,
+    passing: i32,
+    mut make: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, MachineError> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match kvm.device.create_vm() {
-            Ok(vm) => return Ok(vm),
-            Err(error) if error.errno() == libc::EINTR && tries < MAX_TRIES => {}
-            Err(error) => return Err(failed("KVM_CREATE_VM", error)),
+        match make() {
+            Ok(made) => return Ok(made),
+            Err(error) if error.errno() == passing && tries < MAX_TRIES => {}
+            Err(error) => return Err(failed(request, error)),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::channel::{Channel, SIGNAL, Said};
 use crate::level::Level;
 use crate::ptrace::change::{set_options, set_registers, to_next_signal};
 use crate::ptrace::{be_traced, registers, to_next_system_call, wait};
-use crate::support::{build_guests, sandbox};
+use crate::support::sandbox;
 
 /// Seconds for one attempt, with what follows it, until it counts as hanging. Emulated machines are slow.
 const PATIENCE: libc::c_uint = 120;
@@ -90,7 +90,6 @@ impl std::fmt::Display for Plan {
 
 /// Runs a case with every fault.
 pub(crate) fn inject<S>(case: &Case<S>) {
-    build_guests();
     let mut made = Vec::new();
     let mut failures = Vec::new();
     let mut plans = VecDeque::from([None]);
@@ -134,7 +133,6 @@ fn plans_for(made: &[Made], only: &[&str]) -> Vec<Plan> {
 
 /// Kills a child at each system call of an attempt, and looks what it has left behind.
 pub(crate) fn kill<S>(case: &Case<S>, look: impl Fn(&str)) {
-    build_guests();
     let (mut made, mut failures) = (Vec::new(), Vec::new());
     run(case, &mut VecDeque::from([None]), &mut made, &mut failures);
     assert!(failures.is_empty(), "without a fault: {}", failures.join("\n"));
@@ -331,6 +329,10 @@ impl Tracer<'_> {
                 stopped if stopped == libc::SIGTRAP | 0x80 => {
                     if entering {
                         result = self.enter(made);
+                        if self.is_killed() {
+                            wait(self.child);
+                            return false;
+                        }
                     } else if let Some(error) = result.take() {
                         self.return_error(error);
                     }
@@ -344,6 +346,11 @@ impl Tracer<'_> {
                 other => signal = other,
             }
         }
+    }
+
+    /// Whether it has been sent what ends it, in whatever state it is.
+    fn is_killed(&self) -> bool {
+        self.hits > 0 && self.plan.is_some_and(|plan| plan.fault == Fault::Kill)
     }
 
     /// A system call begins. Returns the error with which it is to end.

@@ -26,11 +26,11 @@ pub(crate) const BATCH_FLUSH: u32 = 8;
 pub(crate) const BATCH_END: u32 = 9;
 
 /// What the step answers with after the host's reply: its kind, and then its status.
-const REPLY: u8 = 0x20;
+pub(crate) const REPLY: u8 = 0x20;
 
 /// Where a header comes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Point {
+pub(crate) enum Point {
     /// In a call.
     Call,
     /// In a call from a host function, so deep.
@@ -43,7 +43,7 @@ enum Point {
 
 /// What a header has to come to.
 #[derive(Debug, Clone, PartialEq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// The end of the function, with a value.
     Value,
     /// A reply with this status; the guest goes on.
@@ -60,20 +60,20 @@ enum Outcome {
 }
 
 /// Numbers of the imports that answers depend on.
-struct Known {
+pub(crate) struct Known {
     take: u32,
     others: Vec<u32>,
 }
 
 impl Known {
-    fn new() -> Known {
+    pub(crate) fn new() -> Known {
         let take = import("take");
         let others = imports().into_iter().map(|(_, number)| number);
         Known { take, others: others.filter(|number| *number != take).collect() }
     }
 
     /// What a header has to come to; `None` where that is for other tests to say.
-    fn outcome(&self, header: &Header, point: Point) -> Option<Outcome> {
+    pub(crate) fn outcome(&self, header: &Header, point: Point) -> Option<Outcome> {
         let error = |kind, words: &str| Some(Outcome::Error(kind, words.into()));
         let wrong = |field: &str| error(ErrorKind::Protocol, &format!("has `{field}` ="));
         let out_of_turn = || error(ErrorKind::Protocol, "out of turn");
@@ -149,7 +149,7 @@ impl Known {
 }
 
 /// Headers that are as they should be, one of each kind and status.
-fn proper(known: &Known) -> Vec<Header> {
+pub(crate) fn proper(known: &Known) -> Vec<Header> {
     let header = |kind| Header { kind, ..Header::default() };
     let returned = |status| Header { status, length: 6, text_length: 2, ..header(RETURN) };
     vec![
@@ -205,7 +205,7 @@ fn mutated(known: &Known, map: &Map, step: usize) -> Vec<Header> {
 }
 
 /// Random fields at once, most of them near a boundary.
-fn random(random: &mut Random, known: &Known, map: &Map, count: u64) -> Vec<Header> {
+pub(crate) fn random(random: &mut Random, known: &Known, map: &Map, count: u64) -> Vec<Header> {
     let (proper, longs) = (proper(known), longs(map));
     let mutate = |_| {
         let mut header = *random.pick(&proper);
@@ -221,7 +221,7 @@ fn random(random: &mut Random, known: &Known, map: &Map, count: u64) -> Vec<Head
 
 /// Checks how a call that sent a header ended.
 #[track_caller]
-fn check(result: &Result<u8, Error>, expected: &Outcome, header: &Header, value: u8) {
+pub(crate) fn check(result: &Result<u8, Error>, expected: &Outcome, header: &Header, value: u8) {
     match (result, expected) {
         (Ok(found), Outcome::Value | Outcome::Reply(_) | Outcome::Record(..)) => {
             assert_eq!(*found, value, "{header:?}: {expected:?}");

@@ -20,14 +20,20 @@ mod guests;
 #[path = "../../../../guests/hostile/src/steps.rs"]
 mod steps;
 
+#[path = "../injected/level.rs"]
+mod level;
+
 mod attacker;
 mod descriptors;
+mod floods;
 mod generate;
 mod ground;
 mod headers;
 mod instructions;
 mod mailbox;
+mod messages;
 mod pages;
+mod payloads;
 mod ports;
 mod sandboxes;
 mod stacks;
@@ -38,10 +44,13 @@ mod values;
 /// Every topic with its tests.
 const TOPICS: &[topics::Topic] = &[
     ("descriptors", descriptors::TESTS),
+    ("floods", floods::TESTS),
     ("headers", headers::TESTS),
     ("instructions", instructions::TESTS),
     ("mailbox", mailbox::TESTS),
+    ("messages", messages::TESTS),
     ("pages", pages::TESTS),
+    ("payloads", payloads::TESTS),
     ("ports", ports::TESTS),
     ("sandboxes", sandboxes::TESTS),
     ("stacks", stacks::TESTS),

@@ -97,7 +97,7 @@ pub(crate) fn builder(seen: &Arc<Mutex<Seen>>) -> Builder {
         let call = move |caller: &mut Caller<'_>, steps: Vec<u8>| -> Result<u8, HostError> {
             Ok(nest(&seen, caller, &steps))
         };
-        builder = builder.host_function(&format!("nest_{number}"), call);
+        builder = builder.host_function(format!("nest_{number}"), call);
     }
     builder
 }

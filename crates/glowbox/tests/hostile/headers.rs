@@ -112,7 +112,9 @@ impl Known {
             }
             HOST_CALL => match message {
                 Err(field) => wrong(field),
-                Ok(_) if header.reply_offset % 16 != 0 || header.reply_offset > MESSAGE => {
+                Ok(_)
+                    if !header.reply_offset.is_multiple_of(16) || header.reply_offset > MESSAGE =>
+                {
                     wrong("reply_offset")
                 }
                 Ok(_) if self.others.contains(&header.function) => None,

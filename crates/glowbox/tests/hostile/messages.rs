@@ -122,6 +122,11 @@ tests! {
                         assert!(reply_offset + asked > MESSAGE, "{header:?}: {error}");
                     }
                 }
+                // The next call has all of the buffer again.
+                if offset == 0 {
+                    let much = [Step::Write(Place::Outgoing, 0, vec![1; 65_000])];
+                    assert_eq!(attacker.strike(&much).expect("it fits"), 0, "{header:?}");
+                }
                 attacker.reset(&header);
             }
         }

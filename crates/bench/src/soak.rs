@@ -97,7 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     map_large_blocks();
     let folder = tempfile::tempdir()?;
     let steps: Arc<Vec<Step>> = Arc::new((0..options.threads).map(|_| Step::default()).collect());
-    watchdog::start(&steps, FIRST_ROUND + options.duration);
+    watchdog::start(&steps, FIRST_ROUND + options.duration, watchdog::HANGS);
     let round = |time, course: &mut Course| {
         let world = World::open(&steps, folder.path().to_path_buf(), options.seed)?;
         Result::Ok(round(options, &world, time, course))

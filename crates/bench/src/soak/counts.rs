@@ -12,9 +12,9 @@ use super::world::lock;
 /// Every kind comes at least so often in a minute. It is little, for a machine that has other things
 /// to do: with five times as much to do as it has cores, without optimisation, it was ten times as
 /// often.
-const FLOOR_PER_MINUTE: f64 = 2.0;
-/// About how long a stretch of the run is in which all kinds must come.
-const STRETCH: Duration = Duration::from_secs(60);
+const FLOOR_PER_MINUTE: u64 = 2;
+/// About how many seconds of the run are a stretch in which all kinds must come.
+const STRETCH: u64 = 60;
 
 /// What can happen: an operation, or an outcome of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,12 +78,13 @@ pub(crate) struct Steadiness {
 
 impl Steadiness {
     pub(crate) fn new(time: Duration) -> Steadiness {
-        let stretches = (time.as_secs_f64() / STRETCH.as_secs_f64()).round().clamp(1.0, 1e6);
-        let stretch = time.div_f64(stretches);
+        let rounded = |number: u64, by: u64| (number + by / 2) / by;
+        let stretches = u32::try_from(rounded(time.as_secs(), STRETCH)).unwrap_or(u32::MAX).max(1);
+        let stretch = time / stretches;
         Steadiness {
-            stretches: stretches as u32,
+            stretches,
             stretch,
-            floor: (FLOOR_PER_MINUTE * stretch.as_secs_f64() / 60.0).round() as u64,
+            floor: rounded(FLOOR_PER_MINUTE * stretch.as_secs(), 60),
             ended: 0,
             before: BTreeMap::new(),
             least: BTreeMap::new(),
@@ -153,6 +154,7 @@ mod tests {
         assert!(seldom[0].starts_with("std Outcome `panic` came 1 times in stretch 2 of 2"));
         assert_eq!((steadiness.least(&KINDS[0]), steadiness.least(&KINDS[1])), (100, 1));
         assert_eq!(steadiness.next_end(), None);
+        assert_eq!(Steadiness::new(Duration::from_secs(5)).floor(), 0);
     }
 
     #[test]

@@ -300,7 +300,8 @@ mod tests {
 
     #[test]
     fn this_process_holds_something() {
-        let levels = Levels::now();
-        assert!(levels.all().into_iter().enumerate().all(|(at, level)| at == 1 || level > 0));
+        // It needs no memory file.
+        let levels = Levels { memory_files: 1, ..Levels::now() };
+        assert!(levels.all().into_iter().all(|level| level > 0), "{levels:?}");
     }
 }

@@ -1,50 +1,54 @@
 //! A hard end: whatever hangs, the process does not.
+//!
+//! Time is counted in looks, a second or more apart. So neither a machine that is too busy for the watchdog
+//! nor one that was suspended makes a thread seem to hang.
 
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::world::{Step, lock};
 
-/// A step that takes longer hangs: no deadline in it is as long, even on a machine that is busy.
-const HANGS: Duration = Duration::from_secs(180);
-/// What all that is not a round may take: making worlds, ending them, waiting for levels.
-const AROUND: Duration = Duration::from_secs(240);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A step that goes on for so many looks hangs: no deadline in it is as long, and a busy machine makes
+/// nothing take as long.
+pub(crate) const HANGS: u64 = 180;
+/// Looks for all that is not a round: making worlds, ending them, waiting for levels.
+const AROUND: u64 = 240;
 /// For what is done when a process exits. After that it is aborted.
 const EXITING: Duration = Duration::from_secs(5);
 
 /// Ends the process, with a message that says who hangs, when a thread's step does or when the whole
 /// run is not over long after its rounds must have been.
 ///
-/// The thread takes no lock for longer than a look, and none that is held over a step.
-pub(crate) fn start(steps: &Arc<Vec<Step>>, rounds: Duration) {
+/// Its thread takes no lock for longer than a look, and none that is held over a step.
+pub(crate) fn start(steps: &Arc<Vec<Step>>, rounds: Duration, hangs: u64) {
     let steps = Arc::clone(steps);
-    let begun = Instant::now();
+    let most = rounds.as_secs() + AROUND;
     thread::spawn(move || {
-        loop {
-            thread::sleep(Duration::from_secs(1));
-            if let Some(text) = hanging(&steps) {
-                end(&text, &steps);
+        // Of each thread: its step, and how many looks have found it there.
+        let mut seen = vec![(0, 0); steps.len()];
+        for look in 0u64.. {
+            thread::sleep(PAUSE);
+            for (thread, step) in steps.iter().enumerate() {
+                let number = step.number.load(Ordering::Relaxed);
+                let looks = match seen[thread] {
+                    (same, looks) if same == number && step.goes_on() => looks + 1,
+                    _ => 0,
+                };
+                seen[thread] = (number, looks);
+                if looks > hangs {
+                    end(&format!("thread {thread} hangs"), &steps);
+                }
             }
-            if begun.elapsed() > rounds + AROUND {
-                end(&format!("the soak is not over after {:?}", begun.elapsed()), &steps);
+            if look > most {
+                end(&format!("the soak is not over after {look} s"), &steps);
             }
         }
     });
-}
-
-/// A thread that hangs.
-fn hanging(steps: &[Step]) -> Option<String> {
-    let hangs = |(thread, step): (usize, &Step)| {
-        let (what, since) = *lock(&step.what);
-        since.filter(|since| since.elapsed() > HANGS).map(|_| {
-            let number = step.number.load(Ordering::Relaxed);
-            format!("thread {thread} hangs in step {number}, {what}, for more than {HANGS:?}")
-        })
-    };
-    steps.iter().enumerate().find_map(hangs)
 }
 
 /// Nothing could end a thread that hangs, but with the process.
@@ -53,7 +57,8 @@ fn end(text: &str, steps: &[Step]) -> ! {
     for (thread, step) in steps.iter().enumerate() {
         let (what, since) = *lock(&step.what);
         let number = step.number.load(Ordering::Relaxed);
-        eprintln!("  thread {thread}: step {number}, {what}, for {:?}", since.map(|s| s.elapsed()));
+        let time = since.map_or(Duration::ZERO, |since| since.elapsed());
+        eprintln!("  thread {thread}: step {number}, {what}, for {time:.1?}");
     }
     thread::spawn(|| {
         thread::sleep(EXITING);
@@ -64,20 +69,38 @@ fn end(text: &str, steps: &[Step]) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
+    /// Says that this process is the one to be ended.
+    const CHILD: &str = "GLOWBOX_SOAK_HANGS";
+
     #[test]
-    fn a_step_that_takes_too_long_is_named() {
-        let steps = [Step::default(), Step::default()];
-        steps.iter().for_each(|step| step.begins("call"));
-        assert_eq!(hanging(&steps), None);
-        let long_ago = Instant::now().checked_sub(HANGS + Duration::from_secs(1));
-        *lock(&steps[1].what) = ("reset", long_ago);
-        let text = hanging(&steps);
+    fn a_process_with_a_thread_that_hangs_is_ended() {
+        if std::env::var_os(CHILD).is_some() {
+            let steps: Arc<Vec<Step>> = Arc::new((0..3).map(|_| Step::default()).collect());
+            steps.iter().for_each(|step| step.begins("call"));
+            steps[2].is_done();
+            start(&steps, Duration::from_secs(600), 2);
+            // The first thread goes on, the second hangs.
+            loop {
+                steps[0].number.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(PAUSE / 10);
+            }
+        }
+        let name = "soak::watchdog::tests::a_process_with_a_thread_that_hangs_is_ended";
+        let program = std::env::current_exe().expect("this program");
+        let output = Command::new(program)
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
-            text.as_ref().is_some_and(|text| text.starts_with("thread 1 hangs in step 0, reset"))
+            said.contains("thread 1 hangs\n") && said.contains("thread 1: step 0, call"),
+            "{said}"
         );
-        steps[1].is_done();
-        assert_eq!(hanging(&steps), None);
     }
 }

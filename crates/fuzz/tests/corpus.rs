@@ -9,6 +9,9 @@ use std::io::Write as _;
 use std::path::Path;
 
 use glowbox_fuzz::{ON_KVM, PURE, Target};
+use numbers::Numbers;
+
+mod numbers;
 
 /// Mutations of a target's corpus, all in all; fewer where an input takes a millisecond and more.
 fn mutations(target: &str) -> usize {
@@ -21,23 +24,6 @@ fn mutations(target: &str) -> usize {
 
 /// Bytes that mean something to many formats.
 const TELLING: [u8; 8] = [0, 1, 2, 0x10, 0x7f, 0x80, 0xfe, 0xff];
-
-/// Numbers that look random (SplitMix64), the same each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.0;
-        number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ number >> 31
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end.max(1) as u64).unwrap()
-    }
-}
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);

@@ -73,8 +73,12 @@ pub(crate) struct Parts {
 
 impl Parts {
     pub(crate) fn proper() -> Parts {
-        let file = file();
-        let header = Header::parse(&file, file.len() as u64).unwrap();
+        Parts::of(&file())
+    }
+
+    /// The parts of a proper file.
+    pub(crate) fn of(file: &[u8]) -> Parts {
+        let header = Header::parse(&file[..Header::SIZE], file.len() as u64).unwrap();
         let part = |at: usize| {
             let number = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
             let (offset, length) = (number(at), number(at + 8));

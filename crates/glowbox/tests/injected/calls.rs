@@ -151,6 +151,17 @@ impl Made {
     }
 }
 
+/// Those that are left alone, for what is printed at the end.
+const OTHERS: &[(i64, &str)] = &[
+    (libc::SYS_brk, "brk"),
+    (libc::SYS_getpid, "getpid"),
+    (libc::SYS_gettid, "gettid"),
+    (libc::SYS_rt_sigprocmask, "rt_sigprocmask"),
+    (libc::SYS_rt_sigreturn, "rt_sigreturn"),
+    (libc::SYS_sched_yield, "sched_yield"),
+    (libc::SYS_tgkill, "tgkill"),
+];
+
 impl Kind {
     pub(crate) fn is_run(self) -> bool {
         self == Kind { number: libc::SYS_ioctl, which: KVM_RUN }
@@ -237,9 +248,10 @@ impl fmt::Display for Kind {
                 None => write!(f, "ioctl {:#x}", self.which),
             };
         }
-        let found = CALLS.iter().find(|(number, ..)| *number == self.number);
-        match found {
-            Some((_, name, _)) => f.write_str(name),
+        let known = CALLS.iter().map(|(number, name, _)| (number, name));
+        let mut known = known.chain(OTHERS.iter().map(|(number, name)| (number, name)));
+        match known.find(|(number, _)| **number == self.number) {
+            Some((_, name)) => f.write_str(name),
             None => write!(f, "call {}", self.number),
         }
     }

@@ -21,7 +21,7 @@ use crate::support::sandbox;
 
 /// Seconds for one attempt, with what follows it, until it counts as hanging. Emulated machines are slow.
 const PATIENCE: libc::c_uint = 120;
-/// Of calls of one kind in one attempt, so many have each fault; those that follow have one each.
+/// Of calls of one kind in one attempt, so many have each fault; those that follow have one each, by turns.
 const FULL: usize = 2;
 
 /// Faults that have been injected, by call and fault.
@@ -119,9 +119,12 @@ fn plans_for(made: &[Made], only: &[&str]) -> Vec<Plan> {
         }
         let number = numbers.entry(kind).or_default();
         for (at, (fault, times)) in faults.iter().copied().enumerate() {
-            let chosen = *number < FULL * factor() || at == *number % faults.len();
+            let plan = Plan { kind, number: *number, fault, times };
+            // What must never be seen of KVM_RUN is injected at each.
+            let always = kind.is_run() && times == 1 && plan.is_unseen();
+            let chosen = always || *number < FULL * factor() || at == *number % faults.len();
             if chosen && (times != u32::MAX || *number == 0) {
-                plans.push(Plan { kind, number: *number, fault, times });
+                plans.push(plan);
             }
         }
         *number += 1;

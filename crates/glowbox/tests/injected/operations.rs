@@ -52,15 +52,25 @@ fn used() -> Used {
     Used { sandbox: snapshot.spawn().unwrap(), snapshot }
 }
 
-fn repair(used: &mut Used) {
-    if used.sandbox.is_spent() && used.sandbox.reset().is_err() {
-        used.sandbox = used.snapshot.spawn().unwrap();
+/// Makes a sandbox one that can be called, as whoever uses one does.
+fn make_usable(sandbox: &mut Sandbox, snapshot: &Snapshot) {
+    if sandbox.is_spent() && sandbox.reset().is_err() {
+        *sandbox = snapshot.spawn().unwrap();
     }
+}
+
+fn repair(used: &mut Used) {
+    make_usable(&mut used.sandbox, &used.snapshot);
+}
+
+/// A case in which all calls fail, and nothing has to be repaired.
+const fn of<S>(prepare: fn() -> S, attempt: fn(&mut S) -> Result<(), Error>) -> Case<S> {
+    Case { kinds: LOSES, only: &[], fresh: false, prepare, attempt, repair: |_| () }
 }
 
 /// A case that works on a sandbox in any way that a spawned one can be worked on.
 const fn of_sandbox(attempt: fn(&mut Used) -> Result<(), Error>) -> Case<Used> {
-    Case { kinds: LOSES, only: &[], fresh: false, prepare: used, attempt, repair }
+    Case { repair, ..of(used, attempt) }
 }
 
 /// Checks that a call ends as it should.
@@ -96,15 +106,21 @@ fn saved() -> Saved {
     Saved { folder, engine, snapshot, file }
 }
 
-/// A guest with the standard library, that can read a folder of the host's.
+/// Gives a builder or a loader what the guest with the standard library needs, and a folder of the host's.
+macro_rules! equipped {
+    ($made:expr, $engine:expr, $folder:expr) => {
+        $made
+            .engine($engine)
+            .host_function("weekday", || "Monday".to_string())
+            .host_function("double", |number: u32| -> Result<u32, HostError> { Ok(number * 2) })
+            .host_function("back", || ())
+            .directory("/host", $folder)
+    };
+}
+
+/// A guest with the standard library.
 fn standard(engine: &Engine, folder: &Path) -> Result<Sandbox, Error> {
-    Sandbox::builder()
-        .engine(engine)
-        .host_function("weekday", || "Monday".to_string())
-        .host_function("double", |number: u32| -> Result<u32, HostError> { Ok(number * 2) })
-        .host_function("back", || ())
-        .directory("/host", folder)
-        .build(guest("testing-std"))
+    equipped!(Sandbox::builder(), engine, folder).build(guest("testing-std"))
 }
 
 struct Standard {
@@ -124,61 +140,29 @@ fn standard_used() -> Standard {
     Standard { folder, engine, sandbox: snapshot.spawn().unwrap(), snapshot }
 }
 
-fn repair_standard(used: &mut Standard) {
-    if used.sandbox.is_spent() && used.sandbox.reset().is_err() {
-        used.sandbox = used.snapshot.spawn().unwrap();
-    }
-}
-
 tests! {
     fn opening_an_engine() {
-        inject(&Case {
-            kinds: HYPERVISOR,
-            only: &[],
-            fresh: false,
-            prepare: || (),
-            attempt: |()| Engine::builder().pool_size(1).build().map(drop),
-            repair: |()| (),
-        });
+        let attempt = |(): &mut ()| Engine::builder().pool_size(1).build().map(drop);
+        inject(&Case { kinds: HYPERVISOR, ..of(|| (), attempt) });
     }
 
     fn the_first_sandbox_of_a_process() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: true,
-            prepare: || (),
-            attempt: |()| {
-                let engine = Engine::builder().pool_size(0).build()?;
-                let mut sandbox = build(&engine)?;
-                check(&mut sandbox)?;
-                sandbox.reset()?;
-                check(&mut sandbox)
-            },
-            repair: |()| (),
-        });
+        let attempt = |(): &mut ()| {
+            let engine = Engine::builder().pool_size(0).build()?;
+            let mut sandbox = build(&engine)?;
+            check(&mut sandbox)?;
+            sandbox.reset()?;
+            check(&mut sandbox)
+        };
+        inject(&Case { fresh: true, ..of(|| (), attempt) });
     }
 
     fn building_and_dropping() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: || engine(0),
-            attempt: |engine| check(&mut build(engine)?),
-            repair: |_| (),
-        });
+        inject(&of(|| engine(0), |engine| check(&mut build(engine)?)));
     }
 
     fn building_in_a_shell_and_giving_it_back() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: || engine(1),
-            attempt: |engine| check(&mut build(engine)?),
-            repair: |_| (),
-        });
+        inject(&of(|| engine(1), |engine| check(&mut build(engine)?)));
     }
 
     fn calling_and_being_called() {
@@ -232,161 +216,128 @@ tests! {
     }
 
     fn spawning_in_a_new_machine() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: || build(&engine(0)).unwrap().snapshot().unwrap(),
-            attempt: |snapshot| check(&mut snapshot.spawn()?),
-            repair: |_| (),
-        });
+        let prepare = || build(&engine(0)).unwrap().snapshot().unwrap();
+        inject(&of(prepare, |snapshot| check(&mut snapshot.spawn()?)));
     }
 
     fn going_from_one_snapshot_to_another() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: || {
-                let mut used = used();
-                used.sandbox.call::<_, u64>("keep", (1u64 << 20, 3u8)).unwrap();
-                let other = used.sandbox.snapshot().unwrap();
-                (used, other)
-            },
-            attempt: |(used, other)| {
-                used.sandbox.restore(&used.snapshot)?;
-                assert_eq!(used.sandbox.call::<_, u64>("kept", ())?, 0);
-                used.sandbox.restore(other)?;
-                assert_eq!(used.sandbox.call::<_, u64>("sum_kept", (1u32,))?, 3 << 20);
-                Ok(())
-            },
-            repair: |(used, _)| repair(used),
-        });
+        let prepare = || {
+            let mut used = used();
+            used.sandbox.call::<_, u64>("keep", (1u64 << 20, 3u8)).unwrap();
+            let other = used.sandbox.snapshot().unwrap();
+            (used, other)
+        };
+        let attempt = |(used, other): &mut (Used, Snapshot)| {
+            used.sandbox.restore(&used.snapshot)?;
+            assert_eq!(used.sandbox.call::<_, u64>("kept", ())?, 0);
+            used.sandbox.restore(other)?;
+            assert_eq!(used.sandbox.call::<_, u64>("sum_kept", (1u32,))?, 3 << 20);
+            Ok(())
+        };
+        inject(&Case { repair: |(used, _)| repair(used), ..of(prepare, attempt) });
     }
 
     fn lending_files_and_bytes() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: || {
-                let mut file = NamedTempFile::new().unwrap();
-                file.write_all(b"what the file says").unwrap();
-                (used(), file)
-            },
-            attempt: |(used, file)| {
-                let sandbox = &mut used.sandbox;
-                // What an attempt before this has left.
-                sandbox.unmap_all()?;
-                sandbox.map("file", &Mapping::file(file.path())?)?;
-                sandbox.map("bytes", &Mapping::copy_of(b"of the host")?)?;
-                for (name, text) in [("file", &b"says"[..]), ("bytes", b"host")] {
-                    let at = if name == "file" { 14u64 } else { 7 };
-                    let read: Option<Vec<u8>> = sandbox.call("map_read", (name, at, 4u32))?;
-                    assert_eq!(read.as_deref(), Some(text));
-                }
-                sandbox.unmap_all()?;
-                check(sandbox)
-            },
-            repair: |(used, _)| repair(used),
-        });
+        let prepare = || {
+            let mut file = NamedTempFile::new().unwrap();
+            file.write_all(b"what the file says").unwrap();
+            (used(), file)
+        };
+        let attempt = |(used, file): &mut (Used, NamedTempFile)| {
+            let sandbox = &mut used.sandbox;
+            // What an attempt before this has left.
+            sandbox.unmap_all()?;
+            sandbox.map("file", &Mapping::file(file.path())?)?;
+            sandbox.map("bytes", &Mapping::copy_of(b"of the host")?)?;
+            for (name, at, text) in [("file", 14u64, b"says"), ("bytes", 7, b"host")] {
+                let read: Option<Vec<u8>> = sandbox.call("map_read", (name, at, 4u32))?;
+                assert_eq!(read.as_deref(), Some(&text[..]));
+            }
+            sandbox.unmap_all()?;
+            check(sandbox)
+        };
+        inject(&Case { repair: |(used, _)| repair(used), ..of(prepare, attempt) });
     }
 
     fn saving() {
         inject(&Case {
             kinds: &[ErrorKind::Io],
-            only: &[],
-            fresh: false,
-            prepare: saved,
-            attempt: |saved| saved.snapshot.save(saved.path()),
-            repair: |saved| {
+            repair: |saved: &mut Saved| {
                 // The old one or the new one, which are the same, and nothing else.
                 assert!(std::fs::read(saved.path()).unwrap() == saved.file);
                 assert_eq!(std::fs::read_dir(saved.folder.path()).unwrap().count(), 1);
             },
+            ..of(saved, |saved| saved.snapshot.save(saved.path()))
         });
     }
 
     fn loading_and_spawning() {
+        inject(&of(saved, |saved| {
+            let loader = loader().engine(&saved.engine);
+            check(&mut loader.load(saved.path())?.spawn()?)
+        }));
+    }
+
+    fn faulting_and_resetting_with_memory_in_a_file() {
+        let prepare = || {
+            let saved = saved();
+            let snapshot = loader().engine(&saved.engine).load(saved.path()).unwrap();
+            Used { sandbox: snapshot.spawn().unwrap(), snapshot }
+        };
         inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: saved,
-            attempt: |saved| {
-                let loader = loader().engine(&saved.engine);
-                check(&mut loader.load(saved.path())?.spawn()?)
-            },
-            repair: |_| (),
+            repair,
+            ..of(prepare, |used| {
+                let ended = used.sandbox.call::<_, u32>("end_by", (1u32, 2u8));
+                expect(ended, ErrorKind::Fault)?;
+                used.sandbox.reset()?;
+                check(&mut used.sandbox)
+            })
         });
     }
 
     fn running_a_linux_program() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: standard_used,
-            attempt: |used| {
-                let sandbox = &mut used.sandbox;
-                assert_eq!(sandbox.call::<_, u32>("add", (1u32, 2u32))?, 3);
-                let sum: Option<u64> = sandbox.call("sum_on_four_threads", (1000u64,))?;
-                assert_eq!(sum, Some(499_500));
-                sandbox.reset()
-            },
-            repair: repair_standard,
-        });
+        let attempt = |used: &mut Standard| {
+            let sandbox = &mut used.sandbox;
+            assert_eq!(sandbox.call::<_, u32>("add", (1u32, 2u32))?, 3);
+            let sum: Option<u64> = sandbox.call("sum_on_four_threads", (1000u64,))?;
+            assert_eq!(sum, Some(499_500));
+            sandbox.reset()
+        };
+        let repair = |used: &mut Standard| make_usable(&mut used.sandbox, &used.snapshot);
+        inject(&Case { repair, ..of(standard_used, attempt) });
     }
 
     fn starting_a_linux_program() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: standard_used,
-            attempt: |used| {
-                let mut sandbox = standard(&used.engine, used.folder.path())?;
-                assert_eq!(sandbox.call::<_, u32>("add", (1u32, 2u32))?, 3);
-                Ok(())
-            },
-            repair: |_| (),
-        });
+        inject(&of(standard_used, |used| {
+            let mut sandbox = standard(&used.engine, used.folder.path())?;
+            assert_eq!(sandbox.call::<_, u32>("add", (1u32, 2u32))?, 3);
+            Ok(())
+        }));
     }
 
     fn loading_a_linux_program() {
-        inject(&Case {
-            kinds: LOSES,
-            only: &[],
-            fresh: false,
-            prepare: standard_used,
-            attempt: |used| {
-                let loader = Snapshot::loader()
-                    .engine(&used.engine)
-                    .host_function("weekday", || "Monday".to_string())
-                    .host_function("double", |number: u32| -> Result<u32, HostError> { Ok(number * 2) })
-                    .host_function("back", || ())
-                    .directory("/host", used.folder.path());
-                let snapshot = loader.load(used.folder.path().join("snapshot"))?;
-                assert_eq!(snapshot.spawn()?.call::<_, u32>("add", (1u32, 2u32))?, 3);
-                Ok(())
-            },
-            repair: |_| (),
-        });
+        inject(&of(standard_used, |used| {
+            let folder = used.folder.path();
+            let loader = equipped!(Snapshot::loader(), &used.engine, folder);
+            let snapshot = loader.load(folder.join("snapshot"))?;
+            assert_eq!(snapshot.spawn()?.call::<_, u32>("add", (1u32, 2u32))?, 3);
+            Ok(())
+        }));
     }
 
     fn keeping_shells_ready() {
         inject(&Case {
             kinds: HYPERVISOR,
             only: &["clone", "clone3", "mprotect"],
-            fresh: false,
-            prepare: || (),
-            attempt: |()| {
-                let engine = Engine::builder().pool_size(1).build()?;
-                let snapshot = build(&engine)?.snapshot()?;
-                snapshot.keep_ready(1)?;
-                check(&mut snapshot.spawn()?)
-            },
-            repair: |()| (),
+            ..of(
+                || (),
+                |()| {
+                    let engine = Engine::builder().pool_size(1).build()?;
+                    let snapshot = build(&engine)?.snapshot()?;
+                    snapshot.keep_ready(1)?;
+                    check(&mut snapshot.spawn()?)
+                },
+            )
         });
     }
 }

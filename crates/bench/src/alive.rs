@@ -4,12 +4,14 @@
 //! there are as many as were asked for or one is refused. Then all are called again: each must have
 //! kept its own state.
 
+use std::fs;
 use std::time::Instant;
 
 use glowbox::{Engine, Error, Sandbox, Snapshot};
 use glowbox_bench::subject::{self, Result};
 
 use crate::experiments::allow_files;
+use crate::machine::meminfo;
 use crate::soak::levels::Levels;
 
 /// A line is printed for every so many.
@@ -26,6 +28,7 @@ pub(crate) fn run(count: usize) -> Result<bool> {
     let snapshot = first.snapshot()?;
     let start = Levels::now();
     println!("at the start: {}", start.text());
+    limits().iter().for_each(|limit| println!("limit: {limit}"));
     let (mut sandboxes, begun) = (Vec::new(), Instant::now());
     let mut refused = None;
     while sandboxes.len() < count && refused.is_none() {
@@ -39,7 +42,7 @@ pub(crate) fn run(count: usize) -> Result<bool> {
     }
     tell(&start, sandboxes.len(), begun);
     if let Some(error) = &refused {
-        println!("the next is refused: {error:?}");
+        println!("the next is refused: {error:?}; {}", memory_left());
     }
     let begun = Instant::now();
     for (number, sandbox) in sandboxes.iter_mut().enumerate() {
@@ -53,6 +56,31 @@ pub(crate) fn run(count: usize) -> Result<bool> {
     drop(sandboxes);
     println!("when they are dropped: {}", Levels::now().text());
     Ok(alive == count)
+}
+
+/// What may set the limit, and what it stands at.
+fn limits() -> Vec<String> {
+    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_string()).ok();
+    let settings =
+        ["vm/max_map_count", "kernel/threads-max", "kernel/pid_max", "vm/overcommit_memory"];
+    let settings = settings.iter().filter_map(|name| {
+        read(&format!("/proc/sys/{name}"))
+            .map(|value| format!("{} {value}", name.replace('/', ".")))
+    });
+    let own = read("/proc/self/limits").unwrap_or_default();
+    let own = own.lines().filter(|line| {
+        ["Max open files", "Max processes", "Max address space", "Max locked memory"]
+            .iter()
+            .any(|name| line.starts_with(name))
+    });
+    let own: Vec<String> =
+        own.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    settings.chain(own).chain([memory_left()]).collect()
+}
+
+fn memory_left() -> String {
+    let available = meminfo().get("MemAvailable").copied().unwrap_or(0);
+    format!("{} MiB of memory available", available >> 20)
 }
 
 /// A sandbox that has written a page of its own.

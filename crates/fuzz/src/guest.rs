@@ -51,7 +51,7 @@ const KEPT: usize = 1024;
 
 /// The bytes of an XSAVE area that say which components are in use.
 const IN_USE: Range<usize> = 512..520;
-/// Where each component lies, and one that differs from zero in its initial state.
+/// Where x87, SSE and AVX state lie.
 const COMPONENTS: [Range<usize>; 3] = [0..160, 160..416, 576..832];
 
 /// What ring-3 code can make the CPU raise: divide, debug, breakpoint, overflow, bound, invalid opcode, x87
@@ -405,9 +405,8 @@ fn check_exception(exception: &Exception) -> Result<(), &'static str> {
 }
 
 /// Compares x87, SSE and AVX state. The bits that say what is in use are left out: the CPU is free to say so of
-/// a component in its initial state, and does, now and then, when the state has been saved and loaded by
-/// whoever runs below; in a plain process too (`docs/kvm.md`). But what is said not to be in use must be in its
-/// initial state.
+/// a component in its initial state, and does when the state has been saved and loaded (`docs/kvm.md`). But what
+/// is said not to be in use must be in its initial state.
 fn same_extended(was: &ExtendedState, is: &ExtendedState) -> Result<(), String> {
     let (was, is) = (was.bytes(), is.bytes());
     let differs = |at: &usize| was[*at] != is[*at] && !IN_USE.contains(at);

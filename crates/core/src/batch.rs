@@ -223,15 +223,20 @@ mod tests {
     fn boundary_values_never_lead_outside_the_buffer_or_back() {
         const WIDE: [u64; 11] =
             [0, 1, 15, 16, 17, 31, 32, 4096, i64::MAX as u64, u64::MAX - 15, u64::MAX];
-        for size in [0, 15, 16, 17, 31, 32, 33, 48, 64, 4096] {
+        // Miri takes minutes for all of them.
+        let [sizes, statuses]: [&[u32]; 2] = match cfg!(miri) {
+            true => [&[33], &[0, 1]],
+            false => [&[0, 15, 16, 17, 31, 32, 33, 48, 64, 4096], &[0, 1, 2, 3, 4, u32::MAX]],
+        };
+        for size in sizes.iter().map(|size| *size as usize) {
             for (first, second) in WIDE.iter().flat_map(|a| WIDE.iter().map(move |b| (*a, *b))) {
-                for status in [0, 1, 2, 3, 4, u32::MAX] {
+                for status in statuses {
                     for text_length in [0, 1, 16, u32::MAX] {
                         let mut outgoing = vec![0; size];
                         let behind = next(16 + usize::try_from(first.min(4096)).unwrap());
                         for (at, length) in [(behind, second), (0, first)] {
                             if let Some(space) = outgoing.get_mut(at..at + 16) {
-                                space.copy_from_slice(&record(status, text_length, length));
+                                space.copy_from_slice(&record(*status, text_length, length));
                             }
                         }
                         let mut results = Results::new(usize::MAX);

@@ -496,6 +496,8 @@ fn place(number: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     /// An input that leaves something everywhere, and ends by `ud2`.
@@ -504,7 +506,8 @@ mod tests {
     #[test]
     fn what_is_left_behind_is_there_and_is_noticed() {
         if !is_possible() {
-            return;
+            // Not by a macro, whose output is kept back for a test that passes.
+            return std::io::stderr().write_all(b"left out, there is no KVM\n").unwrap();
         }
         for subject in &mut Subject::both() {
             let mut input = Input::new(&STAIN[1..]);

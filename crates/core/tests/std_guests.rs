@@ -2,7 +2,6 @@
 //! nothing of Glowbox, is read for what it is.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use glowbox_build::{Error, Guest, Target};
 use glowbox_core::elf::{Function, Personality, Program};
@@ -11,7 +10,8 @@ const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guests-std");
 
 /// The programs of the workspace, by name; none if the C library is missing.
 fn programs(target: Target) -> HashMap<String, Program> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("std-guests");
+    // Where other tests build them too, so that they are built once.
+    let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/../glowbox-guests");
     let built = Guest::std(GUESTS).target(target).target_dir(folder).locked(true).build_all();
     if let Err(Error::TargetMissing { target, .. }) = built {
         eprintln!("not tested: the target {target} is not installed");

@@ -28,9 +28,11 @@ static GUESTS: LazyLock<HashMap<String, Guest>> = LazyLock::new(|| {
         (std(), ""),
         (std().target(Target::Musl), "-musl"),
     ];
+    // Where build scripts have them built too.
+    let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/../glowbox-guests");
     let mut guests = HashMap::new();
     for (build, suffix) in builds {
-        match build.target_dir(concat!(env!("CARGO_TARGET_TMPDIR"), "/..")).build_all() {
+        match build.target_dir(folder).build_all() {
             Ok(built) => guests.extend(built.iter().map(|guest| {
                 let name = format!("{}{suffix}", guest.name());
                 let file = Guest::from_file(guest.path());

@@ -270,7 +270,11 @@ mod tests {
     /// Every boundary value in every field: an error or ranges inside the buffer, never a panic.
     #[test]
     fn boundary_values_never_lead_outside_the_buffer() {
-        const WIDE: [u64; 9] = [0, 1, 15, 16, 0xfff, 0x1000, 0x1001, i64::MAX as u64, u64::MAX];
+        // Miri takes minutes for all of them.
+        const WIDE: &[u64] = match cfg!(miri) {
+            true => &[1, 0x1000, u64::MAX],
+            false => &[0, 1, 15, 16, 0xfff, 0x1000, 0x1001, i64::MAX as u64, u64::MAX],
+        };
         for kind in 0..11 {
             for status in [0, 1, 2, 3, 4, 5, 6, u32::MAX] {
                 for (offset, length) in WIDE.iter().flat_map(|a| WIDE.iter().map(move |b| (*a, *b)))

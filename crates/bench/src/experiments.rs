@@ -17,7 +17,9 @@ mod reset;
 mod spawn;
 mod threads;
 
-pub(crate) use memory::{Count as MemoryCount, allow_files, heap_in_use, map_large_blocks, trim_heap};
+pub(crate) use memory::{
+    Count as MemoryCount, allow_files, heap_in_use, map_large_blocks, trim_heap,
+};
 pub(crate) use reset::WRITTEN as WRITTEN_PAGES;
 
 use std::cell::OnceCell;

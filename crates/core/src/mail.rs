@@ -272,7 +272,7 @@ mod tests {
     fn boundary_values_never_lead_outside_the_buffer() {
         // Miri takes minutes for all of them.
         const WIDE: &[u64] = match cfg!(miri) {
-            true => &[1, 0x1000, u64::MAX],
+            true => &[0x1000, u64::MAX],
             false => &[0, 1, 15, 16, 0xfff, 0x1000, 0x1001, i64::MAX as u64, u64::MAX],
         };
         for kind in 0..11 {

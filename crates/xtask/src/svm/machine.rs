@@ -135,6 +135,24 @@ pub(super) fn kernel_log(logs: &Path) -> String {
 /// What the emulator said, other than warnings: it may be what failed.
 pub(super) fn emulators_errors(logs: &Path) -> impl Iterator<Item = String> {
     let text = fs::read_to_string(logs.join("qemu.log")).unwrap_or_default();
-    let lines: Vec<String> = text.lines().map(str::to_string).collect();
-    lines.into_iter().filter(|line| !line.contains("warning:"))
+    // After what is fatal it prints every register.
+    let register = |line: &str| line.split_once('=').is_some_and(|(name, _)| name.len() <= 6);
+    let says = |line: &&str| !line.contains("warning:") && !register(line);
+    let lines: Vec<String> = text.lines().filter(says).map(str::to_string).collect();
+    lines.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_emulator_its_reason_is_heard_without_warnings_and_registers() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = "qemu: warning: TCG doesn't support a feature\nqemu: fatal: invalid tss\n\
+                   RAX=00 RBX=00\nR8 =00 R9 =00\nYMM00=00 00\ntcg.c:3243: tcg fatal error\n";
+        fs::write(folder.path().join("qemu.log"), log).unwrap();
+        let errors: Vec<_> = emulators_errors(folder.path()).collect();
+        assert_eq!(errors, ["qemu: fatal: invalid tss", "tcg.c:3243: tcg fatal error"]);
+    }
 }

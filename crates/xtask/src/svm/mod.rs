@@ -25,7 +25,8 @@ use packed::{Files, Script};
 use programs::Program;
 
 /// Programs that read this repository or run cargo, and never KVM: they would find neither there.
-const WITHOUT_KVM: [&str; 3] = ["core/std_guests", "glowbox/promises", "linux/documented"];
+const WITHOUT_KVM: [&str; 4] =
+    ["core/std_guests", "glowbox/promises", "glowbox/unsafe_code", "linux/documented"];
 
 /// Names the folder of kernels, where no option does.
 const LINUX: &str = "GLOWBOX_SVM_LINUX";

@@ -22,7 +22,7 @@ pub(super) struct Outcome {
     left_out: u64,
     reasons: BTreeMap<String, u64>,
     failures: Vec<String>,
-    /// What the program counted: cases of attacks, by class.
+    /// What the program counted: cases of attacks by class, and the instructions that they executed.
     tried: Vec<String>,
     /// When it started, and how long it took.
     start: Duration,
@@ -56,7 +56,7 @@ impl Report {
         }) {
             *program.reasons.entry(reason.into()).or_default() += 1;
         }
-        if line.starts_with("tried: ") {
+        if ["tried: ", "executed at least: "].iter().any(|what| line.starts_with(what)) {
             program.tried.push(line.into());
         }
         if let Some(counts) = line.strip_prefix("test result: ") {
@@ -209,6 +209,7 @@ ok
 test a::c    ... ok
 left out: no swap
 tried: opcodes: 512
+executed at least: 700 instructions
 test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 1.00s
 2 of 296 tests against KVM were left out
 
@@ -221,12 +222,15 @@ test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; fini
         assert_eq!(report.faults(), [""; 0]);
         let text = report.to_string();
         assert!(
-            text.starts_with("glowbox/suite: 3 passed, 0 failed, 3 left out, 10 s\n"),
+            text.starts_with("glowbox/suite: 3 passed, 0 failed, 3 left out, 11 s\n"),
             "{text}"
         );
-        for line in
-            ["left out: this CPU has no umip (1)", "left out: no swap (1)", "tried: opcodes: 512"]
-        {
+        for line in [
+            "left out: this CPU has no umip (1)",
+            "left out: no swap (1)",
+            "tried: opcodes: 512",
+            "executed at least: 700 instructions",
+        ] {
             assert!(text.contains(line), "{text}");
         }
     }

@@ -479,9 +479,15 @@ fn memfd() -> io::Result<File> {
     }
 }
 
-/// Makes a memfd's contents and size final.
+/// Makes the contents and size of a memfd final that has never been mapped, only written by system calls.
+///
+/// By `F_SEAL_FUTURE_WRITE`, which refuses writes, writable shared mappings and holes from then on, and so all
+/// that could still change it. `F_SEAL_WRITE` would refuse no more, but first waits until nobody else has a
+/// reference to any page, and gives up with EBUSY after 150 ms. The kernel's own reclaim takes such references
+/// at any time, and on a busy machine keeps them for longer.
 fn seal(file: &File) -> io::Result<()> {
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
+    let seals =
+        libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
     // SAFETY: changes nothing but what may be done with this file.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
         0 => Ok(()),
@@ -503,4 +509,54 @@ pub(crate) fn through_pipe(bytes: &[u8]) -> Option<Vec<u8>> {
         reader.read_exact(to).ok()?;
     }
     Some(copy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+
+    #[test]
+    fn an_image_is_sealed_though_others_hold_its_pages() {
+        let file = memfd().expect("a memfd");
+        file.write_all_at(&[7; PAGE], 0).expect("a page");
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let descriptor = file.as_raw_fd();
+        let errno = |result| (result, io::Error::last_os_error().raw_os_error());
+        // SAFETY: it reads an offset that lives on, and moves a reference to a page into the pipe.
+        let held = unsafe {
+            libc::splice(descriptor, &mut 0, writer.as_raw_fd(), ptr::null_mut(), PAGE, 0)
+        };
+        assert_eq!(usize::try_from(held), Ok(PAGE));
+        // The other seal is refused, and none is put on.
+        // SAFETY: as in `seal`.
+        let waited = unsafe { libc::fcntl(descriptor, libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
+        assert_eq!(errno(waited), (-1, Some(libc::EBUSY)));
+        seal(&file).expect("it is sealed");
+
+        let refused = file.write_all_at(&[8], 0).expect_err("a write");
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        for length in [0, 2 * PAGE as u64] {
+            let refused = file.set_len(length).expect_err("another size");
+            assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        }
+        let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: it is refused.
+        let refused = unsafe { libc::fallocate(descriptor, hole, 0, 4096) };
+        assert_eq!(errno(refused), (-1, Some(libc::EPERM)));
+        let map = |rights| {
+            // SAFETY: a new mapping, where nothing is.
+            unsafe { libc::mmap(ptr::null_mut(), PAGE, rights, libc::MAP_SHARED, descriptor, 0) }
+        };
+        assert_eq!(map(libc::PROT_READ | libc::PROT_WRITE), libc::MAP_FAILED);
+        let shared = map(libc::PROT_READ);
+        assert_ne!(shared, libc::MAP_FAILED);
+        // SAFETY: the mapping is this test's, which does not look into it.
+        let refused = unsafe { libc::mprotect(shared, PAGE, libc::PROT_READ | libc::PROT_WRITE) };
+        assert_eq!(errno(refused), (-1, Some(libc::EACCES)));
+        // SAFETY: as above.
+        unsafe { libc::munmap(shared, PAGE) };
+        drop(reader);
+    }
 }

@@ -54,6 +54,11 @@ impl CpuState {
 /// The flag that is always one.
 const FLAGS_ALWAYS_SET: u64 = 1 << 1;
 
+/// SSE state, as a bit of XCR0 and of the XSAVE header.
+const SSE: u64 = 1 << 1;
+/// Where the XMM registers are in an XSAVE area.
+const XMM: std::ops::Range<usize> = 160..416;
+
 /// x87, SSE and AVX state, in the standard format of the XSAVE instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExtendedState {
@@ -69,9 +74,10 @@ impl ExtendedState {
     /// The state after the CPU's reset: nothing in any register, all exceptions masked.
     pub fn initial() -> ExtendedState {
         let mut bytes = vec![0; ExtendedState::MIN_SIZE];
-        // FCW and MXCSR; the header says that all components are in their initial state.
+        // FCW and MXCSR; all others but SSE are in their initial state by the header.
         bytes[..2].copy_from_slice(&0x037f_u16.to_le_bytes());
         bytes[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+        bytes[512..520].copy_from_slice(&SSE.to_le_bytes());
         ExtendedState { bytes }
     }
 
@@ -79,6 +85,10 @@ impl ExtendedState {
     /// instruction that loads it would refuse (reserved header bits, reserved MXCSR bits) or
     /// ignores is cleared, so that any bytes can be loaded: `components` are those that XCR0
     /// enables, `mxcsr_mask` the bits that MXCSR has.
+    ///
+    /// SSE state counts as in use whether or not it is, with zeros in all registers then. Which of
+    /// these a CPU says of such a state depends on when the host's kernel last saved and loaded it, and
+    /// of one state there is to be one form.
     pub fn from_xsave(area: &[u8], components: u64, mxcsr_mask: u32) -> Option<ExtendedState> {
         if !(ExtendedState::MIN_SIZE..=ExtendedState::MAX_SIZE).contains(&area.len()) {
             return None;
@@ -90,7 +100,11 @@ impl ExtendedState {
         bytes[28..32].fill(0);
         // Reserved, and for software to use.
         bytes[416..512].fill(0);
-        let present = u64::from_le_bytes(*bytes[512..].first_chunk()?) & components;
+        let mut present = u64::from_le_bytes(*bytes[512..].first_chunk()?) & components;
+        if present & SSE == 0 {
+            bytes[XMM].fill(0);
+            present |= SSE & components;
+        }
         bytes[512..520].copy_from_slice(&present.to_le_bytes());
         bytes[520..576].fill(0);
         Some(ExtendedState { bytes })
@@ -122,5 +136,28 @@ impl fmt::Display for Registers {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sse_state_has_one_form_whether_or_not_it_is_in_use() {
+        let initial = ExtendedState::initial();
+        for (in_use, left_over) in [(0, 0), (SSE, 0), (0, 0xaa)] {
+            let mut area = initial.bytes().to_vec();
+            area[512..520].copy_from_slice(&u64::to_le_bytes(in_use));
+            area[XMM].fill(left_over);
+            assert_eq!(ExtendedState::from_xsave(&area, 7, 0xffff), Some(initial.clone()));
+        }
+        // One that holds something is kept, and its bit is none where there is no such component.
+        let mut area = initial.bytes().to_vec();
+        area[XMM.end - 1] = 1;
+        let state = ExtendedState::from_xsave(&area, 7, 0xffff).unwrap();
+        assert_eq!((state.bytes()[XMM.end - 1], state.bytes()[512]), (1, 2));
+        let state = ExtendedState::from_xsave(&area, 1, 0xffff).unwrap();
+        assert_eq!((state.bytes()[XMM.end - 1], state.bytes()[512]), (0, 0));
     }
 }

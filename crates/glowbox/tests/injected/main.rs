@@ -1,8 +1,8 @@
 //! Faults of the system, injected at every system call that the library makes: errors, pending signals, a
 //! process that is killed, limits that are reached.
 //!
-//! A scenario runs in a child process that is traced. For each of its system calls and each way in which
-//! that can fail there is a run in which it does. Then: a typed error that says what failed and what to
+//! A scenario runs in a child process that is traced. For each kind of its system calls and each way to fail
+//! that `calls` lists for it there are runs in which it does. Then: a typed error that says what failed and what to
 //! do, or the right answer; nothing left behind; the same process can do the same again, and other
 //! sandboxes never notice. The end says how many faults of each kind were injected.
 //!

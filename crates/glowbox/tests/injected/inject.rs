@@ -181,6 +181,7 @@ fn run<S>(
 
 fn child<S>(case: &Case<S>, channel: &Channel) -> ! {
     be_traced();
+    one_heap();
     let result = catch_unwind(AssertUnwindSafe(|| rounds(case, channel)));
     let result = result.unwrap_or_else(|panic| Err(format!("it panicked: {}", message(&*panic))));
     if let Err(text) = &result {
@@ -188,6 +189,17 @@ fn child<S>(case: &Case<S>, channel: &Channel) -> ! {
     }
     // SAFETY: ends the child.
     unsafe { libc::_exit(i32::from(result.is_err())) }
+}
+
+/// Lets the threads of this process share one heap. Otherwise the C library keeps some, of 64 MiB of address
+/// space each, after the threads that needed them; how many depends on how threads happen to meet.
+fn one_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: sets an option of the allocator.
+        let set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        assert_eq!(set, 1, "mallopt");
+    }
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -22,7 +22,7 @@ use glowbox_core::paging::Privilege;
 use glowbox_core::registers::{CpuState, ExtendedState};
 use glowbox_machine::interrupt::{RunControl, default_signal, install};
 use glowbox_machine::kvm::{Kvm, KvmMachine};
-use glowbox_machine::{Exit, Machine, supervisor};
+use glowbox_machine::{Exit, Machine, Platform, supervisor};
 use glowbox_mem::{GuestMemory, Image};
 use glowbox_testguest::{CODE, GuestFile, R, Segment, W, X};
 

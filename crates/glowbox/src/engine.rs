@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use glowbox_machine::interrupt::{default_signal, install};
-use glowbox_machine::kvm::Kvm;
+use glowbox_machine::{Backend, Caps};
 
 use crate::pool::{Pool, PoolOptions};
 use crate::watchdog::Watchdog;
@@ -50,7 +50,7 @@ impl Engine {
 
     /// Chooses options.
     pub fn builder() -> EngineBuilder {
-        EngineBuilder { signal: default_signal(), pool: DEFAULT_POOL }
+        EngineBuilder { backend: None, signal: default_signal(), pool: DEFAULT_POOL }
     }
 
     /// The engine of sandboxes that do not name one. It stays open until the process ends.
@@ -84,6 +84,17 @@ impl Engine {
         &self.inner.pool
     }
 
+    /// What runs the guests of its sandboxes.
+    pub fn backend(&self) -> Backend {
+        self.inner.pool.platform().backend()
+    }
+
+    /// In what its backend differs from others, for tests that have to know.
+    #[doc(hidden)]
+    pub fn caps(&self) -> Caps {
+        self.inner.pool.platform().caps()
+    }
+
     /// How many VMs stand idle in the engine's pool.
     pub fn idle_shells(&self) -> usize {
         self.inner.pool.idle()
@@ -105,11 +116,21 @@ impl Engine {
 /// ```
 #[derive(Debug, Clone)]
 pub struct EngineBuilder {
+    backend: Option<Backend>,
     signal: i32,
     pool: PoolOptions,
 }
 
 impl EngineBuilder {
+    /// What runs the guests. Without this it is the backend that the environment variable
+    /// `GLOWBOX_BACKEND` names, and without that the first of those that isolate guests by hardware
+    /// ([`Backend::is_hardware`]) that this machine has. One that does not is never chosen silently.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> EngineBuilder {
+        self.backend = Some(backend);
+        self
+    }
+
     /// The real-time signal by which a thread is got out of a running guest; `SIGRTMAX - 2` by
     /// default. The library installs a handler for it, once a process, and only if it has its
     /// default action; it unblocks it in each thread that makes a call, once. Choose another one if
@@ -161,15 +182,16 @@ impl EngineBuilder {
     /// [`HypervisorMissing`](crate::ErrorKind::HypervisorMissing) or
     /// [`HypervisorDenied`](crate::ErrorKind::HypervisorDenied), with what to do about it;
     /// [`Hypervisor`](crate::ErrorKind::Hypervisor) if it lacks something;
-    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if the signal is none that can be used.
+    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if the signal is none that can be used, or
+    /// `GLOWBOX_BACKEND` names no backend.
     pub fn build(self) -> Result<Engine, Error> {
-        let kvm = Kvm::open().map_err(Error::of_machine)?;
+        let platform = glowbox_machine::open(self.backend).map_err(Error::of_machine)?;
         let signal = install(self.signal).map_err(Error::of_machine)?;
         let watchdog = Watchdog::start().map_err(|error| {
             let text = "the thread that enforces deadlines can't be started";
             Error::of_system(ErrorKind::Hypervisor, text, error)
         })?;
-        let pool = Pool::new(kvm, signal, watchdog, self.pool);
+        let pool = Pool::new(platform, signal, watchdog, self.pool);
         Ok(Engine { inner: Arc::new(Inner { pool: Arc::new(pool) }) })
     }
 }

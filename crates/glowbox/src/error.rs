@@ -160,9 +160,9 @@ impl Error {
         let kind = match &error {
             MachineError::Missing { .. } => ErrorKind::HypervisorMissing,
             MachineError::Denied { .. } => ErrorKind::HypervisorDenied,
-            MachineError::SignalTaken { .. } | MachineError::NotRealTime { .. } => {
-                ErrorKind::InvalidOption
-            }
+            MachineError::SignalTaken { .. }
+            | MachineError::NotRealTime { .. }
+            | MachineError::UnknownBackend { .. } => ErrorKind::InvalidOption,
             _ => ErrorKind::Hypervisor,
         };
         let text = error.to_string();

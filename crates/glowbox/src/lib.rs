@@ -103,6 +103,8 @@ pub use process::{ExitStatus, Process};
 pub use sandbox::{Sandbox, Stats};
 pub use snapshot::{Loader, Snapshot, Spawner};
 
+pub use glowbox_machine::Backend;
+
 pub use glowbox_linux::Clock;
 pub use glowbox_linux::files::{Input, Output, OutputBuffer};
 

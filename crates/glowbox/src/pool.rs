@@ -16,10 +16,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use glowbox_core::snapshot_file::FeatureWord;
-use glowbox_machine::Machine;
 use glowbox_machine::interrupt::{InstalledSignal, RunControl};
-use glowbox_machine::kvm::{Kvm, KvmMachine};
-use glowbox_mem::{GuestMemory, Image};
+use glowbox_machine::{Machine, Platform};
+use glowbox_mem::Image;
 
 use crate::filler::Filler;
 use crate::snapshot::Captured;
@@ -30,7 +29,7 @@ type Shell = Box<dyn Machine>;
 
 /// An engine's idle shells, and what it takes to make one.
 pub(crate) struct Pool {
-    kvm: Kvm,
+    platform: Box<dyn Platform>,
     signal: InstalledSignal,
     watchdog: Watchdog,
     /// The process that opened the engine.
@@ -59,14 +58,14 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     pub(crate) fn new(
-        kvm: Kvm,
+        platform: Box<dyn Platform>,
         signal: InstalledSignal,
         watchdog: Watchdog,
         options: PoolOptions,
     ) -> Pool {
         let process = std::process::id();
         let idle = Mutex::default();
-        Pool { kvm, signal, watchdog, process, options, idle, filler: OnceLock::new() }
+        Pool { platform, signal, watchdog, process, options, idle, filler: OnceLock::new() }
     }
 
     pub(crate) fn watchdog(&self) -> &Watchdog {
@@ -84,9 +83,14 @@ impl Pool {
         self.process == std::process::id()
     }
 
+    /// What runs guests here.
+    pub(crate) fn platform(&self) -> &dyn Platform {
+        &*self.platform
+    }
+
     /// The CPU features and state components that guests are shown.
     pub(crate) fn cpu(&self) -> (Vec<FeatureWord>, u64) {
-        self.kvm.cpu()
+        self.platform.cpu()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Shell>> {
@@ -191,10 +195,9 @@ impl Pool {
 
     /// Makes a machine.
     fn make(&self, size: u64) -> Result<Shell, Error> {
-        let memory = GuestMemory::new(size).map_err(Error::of_memory)?;
+        let memory = self.platform.memory(size).map_err(Error::of_memory)?;
         let memory = memory.in_core_dumps(self.options.dumped);
-        let machine = KvmMachine::new(&self.kvm, memory, self.new_control());
-        Ok(Box::new(machine.map_err(Error::of_machine)?))
+        self.platform.machine(memory, self.new_control()).map_err(Error::of_machine)
     }
 
     fn new_control(&self) -> Arc<RunControl> {

@@ -4,6 +4,7 @@
 //! the guest did (called out, made a system call, faulted, was interrupted), not of how the
 //! hypervisor under it noticed; so one library drives every backend.
 //!
+//! - [`Backend`] and [`Platform`]: which backends there are, and what opens and makes machines;
 //! - [`kvm`]: the backend for Linux's KVM;
 //! - [`supervisor`]: what all hypervisor backends put into ring 0;
 //! - [`interrupt`]: how a running guest is stopped from another thread.
@@ -21,9 +22,12 @@ use glowbox_mem::{Image, Lent, Window};
 
 use interrupt::RunControl;
 
+mod backend;
 pub mod interrupt;
 pub mod kvm;
 pub mod supervisor;
+
+pub use backend::{Backend, Caps, Platform, VARIABLE, open};
 
 /// Something that runs user-mode code over guest memory until it exits.
 pub trait Machine: Send {
@@ -206,14 +210,12 @@ pub enum Exit {
 #[non_exhaustive]
 pub enum MachineError {
     /// There is no hypervisor device.
-    #[error(
-        "{path} does not exist: this machine offers no KVM. Enable virtualisation in the firmware \
-         (or nested virtualisation for a virtual machine), and load the module `kvm_intel` or \
-         `kvm_amd`"
-    )]
+    #[error("{path} does not exist: {advice}")]
     Missing {
         /// The device.
         path: &'static str,
+        /// What that means, and what to do about it.
+        advice: &'static str,
     },
     /// The device may not be opened.
     #[error(
@@ -229,10 +231,18 @@ pub enum MachineError {
         source: std::io::Error,
     },
     /// The hypervisor lacks something.
-    #[error("this machine's KVM lacks {what}, which Glowbox needs")]
+    #[error("this machine's {backend} lacks {what}, which Glowbox needs")]
     Unsupported {
+        /// The backend.
+        backend: Backend,
         /// What is missing.
         what: &'static str,
+    },
+    /// There is no such backend.
+    #[error("there is no backend `{name}`; there are {}", backend::names())]
+    UnknownBackend {
+        /// The name that was asked for.
+        name: String,
     },
     /// A request failed.
     #[error("{request} failed")]

@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn the_errors_of_the_device_say_what_to_do() {
-        let missing = unusable(&MachineError::Missing { path: "/dev/kvm" });
+        let missing =
+            unusable(&MachineError::Missing { path: "/dev/kvm", advice: "load `kvm_intel`" });
         assert!(missing.advice.unwrap().contains("kvm_intel"));
         let source = std::io::Error::from_raw_os_error(13);
         let denied = unusable(&MachineError::Denied { path: "/dev/kvm", source });

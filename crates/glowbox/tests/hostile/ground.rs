@@ -18,10 +18,8 @@ use glowbox_core::load::{self, Start};
 use glowbox_core::paging::Privilege;
 use glowbox_core::registers::{CpuState, Registers};
 use glowbox_machine::interrupt::{RunControl, default_signal, install};
-use glowbox_machine::kvm::{Kvm, KvmMachine};
 use glowbox_machine::supervisor;
-use glowbox_machine::{Exit, Machine};
-use glowbox_mem::GuestMemory;
+use glowbox_machine::{Exit, Machine, Platform};
 use glowbox_testguest::{CODE, GuestFile, R, Segment, W, X};
 
 use crate::support::tried;
@@ -45,12 +43,13 @@ const XSAVE_HEADER: Range<usize> = 512..520;
 /// After how many cases all of memory is compared, and the guest has to work.
 const BATCH: u64 = 256;
 
-static KVM: LazyLock<Kvm> = LazyLock::new(|| Kvm::open().expect("KVM"));
+static PLATFORM: LazyLock<Box<dyn Platform>> =
+    LazyLock::new(|| glowbox_machine::open(None).expect("a backend"));
 static CLOCK: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// One machine, and what its memory has to be.
 pub(crate) struct Ground {
-    machine: KvmMachine,
+    machine: Box<dyn Machine>,
     watch: Arc<Watch>,
     pub(crate) layout: Layout,
     pub(crate) code: u64,
@@ -110,9 +109,9 @@ impl Ground {
     pub(crate) fn new() -> Ground {
         let program = Program::parse(guest_file().to_bytes().into()).expect("a guest");
         let layout = Layout::new(&program, Limits::MIN, 7).expect("limits");
-        let memory = GuestMemory::new(layout.size()).expect("memory");
+        let memory = PLATFORM.memory(layout.size()).expect("memory");
         let control = Arc::new(RunControl::new(install(default_signal()).expect("a signal")));
-        let mut machine = KvmMachine::new(&KVM, memory, Arc::clone(&control)).expect("a VM");
+        let mut machine = PLATFORM.machine(memory, Arc::clone(&control)).expect("a machine");
         machine.carry_registers(true);
         load::load(&program, &layout, &start(), machine.memory_mut());
         let base = layout.load_base();

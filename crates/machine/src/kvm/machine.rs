@@ -21,7 +21,7 @@ use super::{Kvm, failed};
 use crate::interrupt::{Entered, RunControl};
 use crate::supervisor::resume::{self, Abilities};
 use crate::supervisor::{self, selector};
-use crate::{Exit, Machine, MachineError, SegmentBases};
+use crate::{Backend, Exit, Machine, MachineError, SegmentBases};
 
 /// Protected mode, monitor coprocessor, 387, numeric errors, write protection in ring 0, paging.
 const CR0: u64 = 1 << 0 | 1 << 1 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
@@ -219,8 +219,9 @@ impl KvmMachine {
         // Behind the FPU's control words: MXCSR, and which of its bits there are.
         let mask = area.region[MXCSR_MASK_WORD];
         let mask = if mask == 0 { MXCSR_BITS } else { mask };
-        ExtendedState::from_xsave(&bytes[..size], components, mask)
-            .ok_or(MachineError::Unsupported { what: "XSAVE areas of usual size" })
+        ExtendedState::from_xsave(&bytes[..size], components, mask).ok_or(
+            MachineError::Unsupported { backend: Backend::Kvm, what: "XSAVE areas of usual size" },
+        )
     }
 
     fn set_immediate_exit(&mut self, value: u8) {
@@ -387,8 +388,10 @@ impl Machine for KvmMachine {
     }
 
     fn lend(&mut self, gpa: Gpa, lent: Arc<Lent>) -> Result<(), MachineError> {
-        let slot = u32::try_from(self.lent.len() + 1)
-            .map_err(|_| MachineError::Unsupported { what: "that many memory slots" })?;
+        let slot = u32::try_from(self.lent.len() + 1).map_err(|_| MachineError::Unsupported {
+            backend: Backend::Kvm,
+            what: "that many memory slots",
+        })?;
         let region = kvm_userspace_memory_region {
             slot,
             guest_phys_addr: gpa.0,
@@ -612,11 +615,16 @@ fn set_up(kvm: &Kvm, vcpu: &VcpuFd) -> Result<kvm_sregs, MachineError> {
     let entries =
         [(MSR_STAR, star), (MSR_LSTAR, supervisor::SYSCALL_ENTRY.0), (MSR_SFMASK, SYSCALL_FLAGS)]
             .map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() });
-    let msrs = Msrs::from_entries(&entries)
-        .map_err(|_| MachineError::Unsupported { what: "three MSRs in one request" })?;
+    let msrs = Msrs::from_entries(&entries).map_err(|_| MachineError::Unsupported {
+        backend: Backend::Kvm,
+        what: "three MSRs in one request",
+    })?;
     let written = vcpu.set_msrs(&msrs).map_err(|error| failed("KVM_SET_MSRS", error))?;
     if written != entries.len() {
-        return Err(MachineError::Unsupported { what: "the MSRs of the syscall instruction" });
+        return Err(MachineError::Unsupported {
+            backend: Backend::Kvm,
+            what: "the MSRs of the syscall instruction",
+        });
     }
     Ok(*sregs)
 }

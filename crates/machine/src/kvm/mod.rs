@@ -10,20 +10,26 @@ mod probe;
 pub mod requests;
 
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_sregs};
 use kvm_ioctls::Cap;
 
 use glowbox_core::snapshot_file::FeatureWord;
+use glowbox_mem::{GuestMemory, MapError};
 
-use crate::MachineError;
+use crate::interrupt::RunControl;
+use crate::{Backend, Caps, Machine, MachineError, Platform};
 
 pub use machine::KvmMachine;
 pub use probe::{Capability, Probe, probe};
 
 /// Where KVM is found.
 const DEVICE: &str = "/dev/kvm";
+/// What to do where it is not found.
+const ADVICE: &str = "this machine offers no KVM. Enable virtualisation in the firmware (or nested \
+                      virtualisation for a virtual machine), and load the module `kvm_intel` or \
+                      `kvm_amd`";
 /// The only version of KVM's interface.
 const API_VERSION: i32 = 12;
 
@@ -54,17 +60,22 @@ impl Kvm {
     pub fn open() -> Result<Kvm, MachineError> {
         let device = kvm_ioctls::Kvm::new().map_err(|error| open_error(error.into()))?;
         if device.get_api_version() != API_VERSION {
-            return Err(MachineError::Unsupported { what: "version 12 of its interface" });
+            return Err(MachineError::Unsupported {
+                backend: Backend::Kvm,
+                what: "version 12 of its interface",
+            });
         }
         if let Some(what) = probe::missing(&device) {
-            return Err(MachineError::Unsupported { what });
+            return Err(MachineError::Unsupported { backend: Backend::Kvm, what });
         }
         let supported = device
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| failed("KVM_GET_SUPPORTED_CPUID", error))?;
         let entries = cpuid::for_guest(supported.as_slice());
-        let cpuid = CpuId::from_entries(&entries)
-            .map_err(|_| MachineError::Unsupported { what: "a CPUID table of usual size" })?;
+        let cpuid = CpuId::from_entries(&entries).map_err(|_| MachineError::Unsupported {
+            backend: Backend::Kvm,
+            what: "a CPUID table of usual size",
+        })?;
         let has_xcrs = device.check_extension(Cap::Xcrs);
         let xcr0 = cpuid::xcr0(supported.as_slice()).filter(|_| has_xcrs);
         let sync_regs = probe::has_sync_regs(&device);
@@ -75,21 +86,39 @@ impl Kvm {
     }
 }
 
-impl Kvm {
-    /// The features that guests are shown, as CPUID has them, and the state components that they can
-    /// use (XCR0; 0 without XSAVE).
-    pub fn cpu(&self) -> (Vec<FeatureWord>, u64) {
+impl Platform for Kvm {
+    fn backend(&self) -> Backend {
+        Backend::Kvm
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { cpuid: true, private_memory: true, device: true }
+    }
+
+    fn cpu(&self) -> (Vec<FeatureWord>, u64) {
         (cpuid::features(self.cpuid.as_slice()), self.xcr0.unwrap_or(0))
+    }
+
+    fn memory(&self, size: u64) -> Result<GuestMemory, MapError> {
+        GuestMemory::new(size)
+    }
+
+    fn machine(
+        &self,
+        memory: GuestMemory,
+        control: Arc<RunControl>,
+    ) -> Result<Box<dyn Machine>, MachineError> {
+        Ok(Box::new(KvmMachine::new(self, memory, control)?))
     }
 }
 
 fn open_error(source: io::Error) -> MachineError {
     match source.kind() {
-        io::ErrorKind::NotFound => MachineError::Missing { path: DEVICE },
+        io::ErrorKind::NotFound => MachineError::Missing { path: DEVICE, advice: ADVICE },
         io::ErrorKind::PermissionDenied => MachineError::Denied { path: DEVICE, source },
         // The node is there, but no driver behind it.
         _ if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
-            MachineError::Missing { path: DEVICE }
+            MachineError::Missing { path: DEVICE, advice: ADVICE }
         }
         _ => MachineError::Request { request: "opening /dev/kvm", source },
     }

@@ -346,21 +346,28 @@ pub(crate) fn place(gpa: u64) -> usize {
 
 /// Code without what QEMU itself does wrong, where `GLOWBOX_HOSTILE_SPARE_QEMU` is set: QEMU 10.0 executes
 /// in ring 3 a `mov` to CS, and takes one to the segment registers six and seven, which there are not, for
-/// LDTR and TR; everywhere else they are `#UD`.
+/// LDTR and TR; everywhere else they are `#UD`. And it ends itself by an assertion at `vroundss` and
+/// `vroundsd` with a VEX prefix that says 256 bits, which a CPU ignores.
 fn spared(code: &[u8]) -> Cow<'_, [u8]> {
     static SPARE: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os("GLOWBOX_HOSTILE_SPARE_QEMU").is_some());
-    let wrong = |bytes: &[u8]| bytes[0] == 0x8e && [1, 6, 7].contains(&(bytes[1] >> 3 & 7));
-    let places: Vec<usize> =
-        code.windows(2).enumerate().filter(|(_, bytes)| wrong(bytes)).map(|(at, _)| at).collect();
-    if !*SPARE || places.is_empty() {
+    if !*SPARE {
         return code.into();
     }
-    let mut code = code.to_vec();
-    // nop
-    places.into_iter().for_each(|at| code[at] = 0x90);
-    tried("changed, to spare QEMU", 1);
-    code.into()
+    let mut spared = code.to_vec();
+    for at in 0..code.len() {
+        match code[at..] {
+            // nop
+            [0x8e, modrm, ..] if [1, 6, 7].contains(&(modrm >> 3 & 7)) => spared[at] = 0x90,
+            // Three-byte prefix, map 3, 256 bits.
+            [0xc4, map, long, 0x0a | 0x0b, ..] if map & 0x1f == 3 => spared[at + 2] = long & !4,
+            _ => {}
+        }
+    }
+    if spared != code {
+        tried("changed, to spare QEMU", 1);
+    }
+    spared.into()
 }
 
 fn guest_file() -> GuestFile {

@@ -7,6 +7,10 @@
 use crate::address::{Gpa, Gva, LARGE_PAGE_SIZE, PAGE_SIZE, Protection};
 use entry::{ACCESSED, ADDRESS, DIRTY, LARGE, NO_EXECUTE, PRESENT, TABLE, USER, WRITABLE};
 
+mod walk;
+
+pub use walk::{Leaf, walk};
+
 pub mod entry {
     //! What entries of page tables are made of.
 

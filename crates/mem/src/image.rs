@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::dumps;
 use crate::restore::WRITTEN;
-use crate::{GuestMemory, PAGE, append, written};
+use crate::{GuestMemory, PAGE, append};
 
 /// Most runs of an image that are mapped. Each is a mapping of its own in every window, as is the gap
 /// behind it, and a process has 65,530 mappings. The smaller runs of an image that has more are
@@ -327,8 +327,7 @@ impl GuestMemory {
     /// [`CaptureError`] if the system does not say which pages have been written.
     pub fn remember(&mut self, from: usize) -> Result<(), CaptureError> {
         let mut found = std::mem::take(&mut self.found);
-        written::find(self.bytes(), from / PAGE, |_| false, &mut found)
-            .map_err(failed("finding pages"))?;
+        self.find_written(from / PAGE, |_| false, &mut found).map_err(failed("finding pages"))?;
         let mut runs: Vec<Run> = Vec::new();
         let mut at = 0;
         for pages in &found {
@@ -394,7 +393,7 @@ impl GuestMemory {
         leave_out: &[Range<usize>],
     ) -> Result<Vec<Range<usize>>, CaptureError> {
         let mut found = std::mem::take(&mut self.found);
-        let known = written::find(self.bytes(), 0, |_| false, &mut found).is_ok();
+        let known = self.find_written(0, |_| false, &mut found).is_ok();
         if !known {
             // The system does not say: any page may have been written.
             found.clear();

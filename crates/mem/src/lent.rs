@@ -9,9 +9,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use crate::PAGE;
 use crate::dumps;
+use crate::shared;
 use crate::window::MapError;
 
 /// Bytes in a large page; the unit in which memory is lent.
@@ -25,6 +27,8 @@ pub struct Lent {
     length: usize,
     /// Bytes that are mapped: whole large pages.
     mapped: usize,
+    /// The file, or bytes as one, for a guest in another process; made when the first such guest asks.
+    file: OnceLock<File>,
 }
 
 // SAFETY: the mapping is owned by this value and only ever read, by guests.
@@ -39,12 +43,12 @@ pub struct Bytes {
 }
 
 impl Lent {
-    /// Maps a file from its start, as long as it is now.
+    /// Maps a file from its start, as long as it is now, and keeps it open.
     ///
     /// # Errors
     ///
     /// [`MapError`] if the file is empty or no regular file, or the system refuses.
-    pub fn file(file: &File) -> Result<Lent, MapError> {
+    pub fn file(file: File) -> Result<Lent, MapError> {
         let failed = |size, source| MapError { size, source };
         let metadata = file.metadata().map_err(|source| failed(0, source))?;
         let size = metadata.len();
@@ -60,7 +64,8 @@ impl Lent {
                 lent.base.as_ptr().cast(),
                 length,
                 libc::PROT_READ,
-                libc::MAP_PRIVATE | libc::MAP_FIXED,
+                // A backend may map it for writing (and never do), which is to reserve no memory.
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
                 file.as_raw_fd(),
                 0,
             )
@@ -69,7 +74,23 @@ impl Lent {
             return Err(failed(size, io::Error::last_os_error()));
         }
         dumps::leave_out(lent.base, length).map_err(|source| failed(size, source))?;
+        lent.file.get_or_init(|| file);
         Ok(lent)
+    }
+
+    /// What is lent as a file, for a guest in another process to map: it is lent from the file's start on.
+    ///
+    /// # Errors
+    ///
+    /// If there is none and none can be made.
+    pub fn as_file(&self) -> io::Result<&File> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        // SAFETY: the mapping is as long, is never written again, and is no file's, which has one.
+        let bytes = unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.length) };
+        let file = shared::file_of(bytes)?;
+        Ok(self.file.get_or_init(|| file))
     }
 
     /// Address space for `length` bytes in whole large pages, aligned to them, that reads as zero.
@@ -103,7 +124,7 @@ impl Lent {
             kept
         };
         let base = NonNull::new(base).ok_or_else(invalid)?;
-        let lent = Lent { base, length, mapped };
+        let lent = Lent { base, length, mapped, file: OnceLock::new() };
         dumps::leave_out(base, mapped).map_err(failed)?;
         Ok(lent)
     }
@@ -182,7 +203,7 @@ mod tests {
     fn what_cannot_be_lent_is_refused() {
         assert!(Bytes::zeroed(0).is_err());
         assert!(Bytes::zeroed(usize::MAX).is_err());
-        assert!(Lent::file(&File::open("/dev/null").unwrap()).is_err());
-        assert!(Lent::file(&File::open("/").unwrap()).is_err());
+        assert!(Lent::file(File::open("/dev/null").unwrap()).is_err());
+        assert!(Lent::file(File::open("/").unwrap()).is_err());
     }
 }

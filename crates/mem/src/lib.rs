@@ -11,6 +11,7 @@
 //!
 //! - `window`: the mapping;
 //! - `image`: what it is filled from;
+//! - `shared`: the file under memory that another process maps too;
 //! - `written`: which pages have been written, as the kernel knows it;
 //! - `restore`: putting them back;
 //! - `faults`: whether there can be new ones at all;
@@ -22,6 +23,7 @@ mod faults;
 mod image;
 mod lent;
 mod restore;
+mod shared;
 mod window;
 mod written;
 

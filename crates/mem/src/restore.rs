@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::image::Image;
-use crate::{GuestMemory, PAGE, append, faults, written};
+use crate::{GuestMemory, PAGE, append, faults};
 
 static ZEROS: [u8; PAGE] = [0; PAGE];
 
@@ -92,16 +92,18 @@ impl GuestMemory {
     pub fn restore(&mut self, from: usize, keep: usize) -> Result<Restored, RestoreError> {
         self.forget_revealed().map_err(|source| RestoreError::StillInReach { source })?;
         let mut found = std::mem::take(&mut self.found);
-        let result = self.find_written(from, &mut found).and_then(|()| self.put_back(&found, keep));
+        let result = self.find_changed(from, &mut found).and_then(|()| self.put_back(&found, keep));
         self.found = found;
         // Pages that could not be dropped are private without a note.
         let all_noted = result.is_ok() && !self.drop_failed;
+        // Another process's page faults are not counted.
+        let all_noted = all_noted && self.shared.is_none();
         self.restored_at = if all_noted { faults::now() } else { None };
         result
     }
 
     /// Finds the private pages: those that are known, if there can't be others, or by asking.
-    fn find_written(
+    fn find_changed(
         &mut self,
         from: usize,
         found: &mut Vec<Range<usize>>,
@@ -120,7 +122,7 @@ impl GuestMemory {
         let image = self.image.clone();
         // A page of zeros may stand for one that has been written where something else was before.
         let was_not_zero = |page| image.as_ref().is_some_and(|image| image.has(page));
-        written::find(self.bytes(), from / PAGE, was_not_zero, found)
+        self.find_written(from / PAGE, was_not_zero, found)
             .map_err(|source| RestoreError::Unknown { source })?;
         if no_others {
             let mut notes = self.notes.iter().filter(|note| known(note)).map(|(page, _)| *page);
@@ -321,6 +323,7 @@ fn measure() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::written;
 
     const PAGES: usize = 256;
 

@@ -1,5 +1,6 @@
 //! The window itself.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -9,7 +10,8 @@ use crate::dumps;
 use crate::faults::{self, Moment};
 use crate::image::{self, Image, Run};
 use crate::restore::WRITTEN;
-use crate::{CaptureError, PAGE, RestoreError, Restored, append};
+use crate::shared::Shared;
+use crate::{CaptureError, PAGE, RestoreError, Restored, append, written};
 
 /// Most ranges that are noted as revealed; beyond, one stands for all of them.
 const MAX_REVEALED: usize = 64;
@@ -47,6 +49,8 @@ pub struct GuestMemory {
     untouched: bool,
     /// Whether the process's core dumps have it.
     pub(crate) dumped: bool,
+    /// The file that it is mapped from, where another process maps it too.
+    pub(crate) shared: Option<Shared>,
 }
 
 /// Guest memory could not be had.
@@ -72,20 +76,37 @@ impl GuestMemory {
     ///
     /// [`MapError`] if the size is zero or the system refuses.
     pub fn new(size: u64) -> Result<GuestMemory, MapError> {
+        GuestMemory::map(size, None)
+    }
+
+    /// The same in a file of its own, for a guest that runs in another process ([`GuestMemory::shared`]).
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if the size is zero or the system refuses.
+    pub fn new_shared(size: u64) -> Result<GuestMemory, MapError> {
+        let shared = Shared::new(size).map_err(|source| MapError { size, source })?;
+        GuestMemory::map(size, Some(shared))
+    }
+
+    fn map(size: u64, shared: Option<Shared>) -> Result<GuestMemory, MapError> {
         let invalid = || MapError { size, source: io::ErrorKind::InvalidInput.into() };
         let length = usize::try_from(size).map_err(|_| invalid())?;
         if length == 0 || isize::try_from(length).is_err() {
             return Err(invalid());
         }
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing
-        // that exists.
+        let (flags, file) = match &shared {
+            Some(shared) => (libc::MAP_SHARED, shared.descriptor()),
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 length,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
+                flags | libc::MAP_NORESERVE,
+                file,
                 0,
             )
         };
@@ -109,6 +130,7 @@ impl GuestMemory {
             revealed: Vec::new(),
             untouched: true,
             dumped: false,
+            shared,
         };
         memory.leave_out_of_dumps()?;
         Ok(memory)
@@ -148,6 +170,7 @@ impl GuestMemory {
         }
         self.map_zeros(0..self.size)?;
         self.leave_out_of_dumps()?;
+        self.make_stale(0..self.size);
         self.mapped = None;
         self.own.clear();
         self.notes.clear();
@@ -178,7 +201,8 @@ impl GuestMemory {
         self.mapped = Some(Arc::clone(image));
         for run in image.runs() {
             assert!(run.first + run.count <= self.size / PAGE, "the image of a larger memory");
-            if image.is_mapped(*run) {
+            // What two processes are to see can't be private, and so has no image beneath it.
+            if image.is_mapped(*run) && self.shared.is_none() {
                 self.map_run(image, *run, eager)?;
             } else {
                 self.own.push(run.first..run.first + run.count);
@@ -253,6 +277,10 @@ impl GuestMemory {
     /// Replaces a range by fresh pages that read as zero.
     fn map_zeros(&self, range: Range<usize>) -> Result<(), MapError> {
         assert!(range.start <= range.end && range.end <= self.size);
+        if let Some(shared) = &self.shared {
+            let size = range.len() as u64;
+            return shared.punch(range).map_err(|source| MapError { size, source });
+        }
         // SAFETY: as in `map_run`.
         let mapped = unsafe {
             libc::mmap(
@@ -279,6 +307,9 @@ impl GuestMemory {
     pub(crate) fn drop_pages(&mut self, pages: Range<usize>) -> bool {
         debug_assert!(!self.own.iter().any(|own| own.start < pages.end && pages.start < own.end));
         let range = pages.start * PAGE..pages.end * PAGE;
+        if let Some(shared) = &self.shared {
+            return shared.punch(range).is_ok();
+        }
         let bytes = &mut self.bytes_mut()[range];
         // SAFETY: the pages are this window's, and nobody borrows them but this function.
         let result =
@@ -364,6 +395,11 @@ impl GuestMemory {
     ///
     /// If the range does not lie in memory.
     pub fn forget(&mut self, range: Range<usize>) -> io::Result<()> {
+        if self.shared.is_some() {
+            assert!(range.start <= range.end && range.end <= self.size);
+            self.make_stale(range);
+            return Ok(());
+        }
         let start = range.start & !(PAGE - 1);
         let pages = &mut self.bytes_mut()[start..range.end];
         for protection in [libc::PROT_NONE, libc::PROT_READ | libc::PROT_WRITE] {
@@ -376,6 +412,37 @@ impl GuestMemory {
             }
         }
         Ok(())
+    }
+
+    fn make_stale(&mut self, range: Range<usize>) {
+        if let Some(shared) = &mut self.shared {
+            append(&mut shared.stale, range);
+        }
+    }
+
+    /// The file that it is mapped from, if it is one that another process maps too.
+    pub fn shared(&self) -> Option<&File> {
+        self.shared.as_ref().map(|shared| &shared.file)
+    }
+
+    /// The bytes that the other process has to map anew, since this was last asked: those that
+    /// [`GuestMemory::forget`] was called with, and all of them when something else lies there.
+    pub fn take_stale(&mut self) -> Vec<Range<usize>> {
+        self.shared.as_mut().map(|shared| std::mem::take(&mut shared.stale)).unwrap_or_default()
+    }
+
+    /// Finds the pages from `first` on that may differ from what memory was filled with: private ones,
+    /// or, in a file, all that are there. See `written`.
+    pub(crate) fn find_written(
+        &self,
+        first: usize,
+        was_not_zero: impl Fn(usize) -> bool,
+        found: &mut Vec<Range<usize>>,
+    ) -> io::Result<()> {
+        match &self.shared {
+            Some(shared) => shared.find(first..self.size / PAGE, found),
+            None => written::find(self.bytes(), first, was_not_zero, found),
+        }
     }
 
     /// Forgets all that has been revealed.

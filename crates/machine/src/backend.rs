@@ -9,7 +9,7 @@ use glowbox_core::snapshot_file::FeatureWord;
 use glowbox_mem::{GuestMemory, MapError};
 
 use crate::interrupt::RunControl;
-use crate::{Machine, MachineError, kvm};
+use crate::{Machine, MachineError, kvm, mshv, process};
 
 /// The environment variable that names the backend, where the program does not.
 pub const VARIABLE: &str = "GLOWBOX_BACKEND";
@@ -18,25 +18,33 @@ pub const VARIABLE: &str = "GLOWBOX_BACKEND";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
+    /// Microsoft Hypervisor, `/dev/mshv`: a virtual machine.
+    Mshv,
     /// Linux's KVM, `/dev/kvm`: a virtual machine.
     Kvm,
+    /// A locked-down process, without virtualisation. The kernel's own system calls are out of a guest's
+    /// reach, but less stands between it and the host than a virtual machine's border.
+    Process,
 }
 
 impl Backend {
     /// All backends. Those that isolate by hardware come first, in the order in which they are preferred.
-    pub const ALL: &[Backend] = &[Backend::Kvm];
+    pub const ALL: &[Backend] = &[Backend::Mshv, Backend::Kvm, Backend::Process];
 
     /// Its name, as in `GLOWBOX_BACKEND`.
     pub fn name(self) -> &'static str {
         match self {
+            Backend::Mshv => "mshv",
             Backend::Kvm => "kvm",
+            Backend::Process => "process",
         }
     }
 
     /// Whether the processor's virtualisation keeps its guests apart from the host.
     pub fn is_hardware(self) -> bool {
         match self {
-            Backend::Kvm => true,
+            Backend::Mshv | Backend::Kvm => true,
+            Backend::Process => false,
         }
     }
 
@@ -48,39 +56,54 @@ impl Backend {
     /// failed request.
     pub fn open(self) -> Result<Box<dyn Platform>, MachineError> {
         Ok(match self {
+            Backend::Mshv => Box::new(mshv::Mshv::open()?),
             Backend::Kvm => Box::new(kvm::Kvm::open()?),
+            Backend::Process => Box::new(process::ProcessPlatform::open()?),
         })
     }
 }
 
-/// Opens the backend that is asked for, or that `GLOWBOX_BACKEND` names, or the first of those that isolate
-/// guests by hardware that this machine has.
+/// The backend that is asked for, or that `GLOWBOX_BACKEND` names; `None` if nothing says which.
 ///
 /// # Errors
 ///
-/// [`MachineError::UnknownBackend`] for a variable that names none, and as [`Backend::open`].
+/// [`MachineError::UnknownBackend`] for a variable that names none.
+pub fn chosen(backend: Option<Backend>) -> Result<Option<Backend>, MachineError> {
+    match (backend, std::env::var_os(VARIABLE)) {
+        (Some(backend), _) => Ok(Some(backend)),
+        (None, Some(name)) if !name.is_empty() => name.to_string_lossy().parse().map(Some),
+        (None, _) => Ok(None),
+    }
+}
+
+/// Opens the backend that is [`chosen`], or the first of those that isolate guests by hardware that can be used
+/// here.
+///
+/// # Errors
+///
+/// As [`chosen`] and [`Backend::open`].
 ///
 /// # Panics
 ///
 /// Never.
 pub fn open(backend: Option<Backend>) -> Result<Box<dyn Platform>, MachineError> {
-    let backend = match (backend, std::env::var_os(VARIABLE)) {
-        (Some(backend), _) => Some(backend),
-        (None, Some(name)) if !name.is_empty() => Some(name.to_string_lossy().parse()?),
-        (None, _) => None,
-    };
-    if let Some(backend) = backend {
+    if let Some(backend) = chosen(backend)? {
         return backend.open();
     }
-    // That there is none at all is best said of the one that most machines could have: the last.
-    let mut missing = None;
+    // That there is none at all is best said of the one that most machines could have: the last. But one that
+    // is there and can't be used says more than one that is not.
+    let mut lacking = None;
     for backend in Backend::ALL.iter().filter(|backend| backend.is_hardware()) {
-        match backend.open() {
-            Err(error @ MachineError::Missing { .. }) => missing = Some(error),
+        let error = match backend.open() {
+            Err(error) if error.lacks_hypervisor() => error,
             opened => return opened,
-        }
+        };
+        lacking = match lacking {
+            None | Some(MachineError::Missing { .. }) => Some(error),
+            there => there,
+        };
     }
-    Err(missing.expect("there is a hardware backend"))
+    Err(lacking.expect("there is a hardware backend"))
 }
 
 impl fmt::Display for Backend {
@@ -109,12 +132,20 @@ impl FromStr for Backend {
 pub struct Caps {
     /// Whether guests see another CPU by `cpuid` than the host's, where the hardware can do that at all.
     pub cpuid: bool,
-    /// Whether memory lies in private mappings of this process, whose written pages the kernel knows. If
-    /// not, images are copied, and each page that is there is compared when memory is put back.
-    pub private_memory: bool,
-    /// Whether a machine is made and run by the calling thread alone, by requests to a device. If not,
-    /// there is a thread and a process for each.
+    /// Whether guests have descriptor tables of their own, and not the host's. With the host's there are
+    /// other segments, 32-bit code among them, and the host's kernel may answer `sgdt` and its like.
+    pub descriptor_tables: bool,
+    /// Whether a machine is made and run by the calling thread alone, by requests to a device, each entry
+    /// by one. If not, there is a thread and a process for each.
     pub device: bool,
+    /// Whether memory lies in private mappings of this process, which share an image's pages until they are
+    /// written, and whose written pages the kernel knows. If not, images are copied, and each page that
+    /// is there is compared when memory is put back.
+    pub private_memory: bool,
+    /// Whether it is the guest's doing which components of its extended state count as in use (XGETBV with
+    /// ECX = 1, and what XSAVE notes). If not, the host's scheduling may decide it for those that are in
+    /// their initial state.
+    pub in_use_bits: bool,
 }
 
 /// A backend that has been opened.

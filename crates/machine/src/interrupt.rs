@@ -6,7 +6,8 @@
 //! call than the one it saw, and a request that comes when nothing runs changes nothing.
 //!
 //! A thread inside the hypervisor is got out by a signal. Its handler does one thing: it sets
-//! `immediate_exit` in the run page of the vCPU that *this* thread is running, if any. That closes
+//! `immediate_exit` in the run page of the vCPU that *this* thread is running, if any (or, where a process
+//! runs the guest, sends that one a signal). That closes
 //! the gap between the last check of the state and the entry into the guest (the signal has then
 //! come already, and the entry returns at once), needs no other thread to touch the run page, and
 //! makes a signal that comes too late harmless: another call that it wakes sees that nothing was
@@ -18,15 +19,26 @@
 //! interrupt comes while a host function is in one). Ends of time slices, which come all the time,
 //! are signalled to threads in the guest only.
 //!
+//! Not every hypervisor has a byte such as `immediate_exit`: Microsoft's driver only looks for a pending
+//! signal when it is asked to run a guest. One whose handler has run just before has been in vain. So while
+//! such a guest is entered or about to be, the handler also starts a timer of this thread's, which sends
+//! the signal again and again until the guest has been left (`Entered::repeating`).
+//!
 //! A process that is forked has other thread ids; what is remembered of them is forgotten there.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering, compiler_fence};
+
+use libc::c_long;
 
 use crate::MachineError;
+
+/// The signal that stops a process that runs a guest. Ignored, unless there is a tracer.
+pub(crate) const KICK: i32 = libc::SIGURG;
 
 /// Why a call is to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +91,11 @@ impl RunControl {
             entered: AtomicBool::new(false),
             signal: signal.0,
         }
+    }
+
+    /// The signal that gets threads out of the guest.
+    pub(crate) fn signal(&self) -> i32 {
+        self.signal
     }
 
     /// Begins a call on this thread. `deadline` is in nanoseconds on the watchdog's clock.
@@ -257,13 +274,89 @@ pub fn install(signal: i32) -> Result<InstalledSignal, MachineError> {
 thread_local! {
     /// `immediate_exit` of the vCPU that this thread is running, or null.
     static RUNNING_VCPU: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+    /// The process that runs this thread's guest, as a descriptor, or -1.
+    static RUNNING_PROCESS: Cell<i32> = const { Cell::new(-1) };
     /// This thread's id, and the signal that has been unblocked in it.
     static THREAD: Cell<(i32, i32)> = const { Cell::new((0, 0)) };
+    /// The timer that the handler is to start.
+    static REPEATING: Cell<Repeating> = const { Cell::new(Repeating::NONE) };
+    /// Whether the handler has started it.
+    static REPEATED: Cell<bool> = const { Cell::new(false) };
+    /// This thread's timer.
+    static TIMER: RefCell<Option<Timer>> = const { RefCell::new(None) };
 }
 
-/// Runs in the child of a fork.
+/// Runs in the child of a fork, which has no timers.
 extern "C" fn forget_thread() {
     let _ = THREAD.try_with(|thread| thread.set((0, 0)));
+    let _ = TIMER.try_with(|timer| {
+        if let Ok(mut timer) = timer.try_borrow_mut() {
+            std::mem::forget(timer.take());
+        }
+    });
+}
+
+/// How long after a signal that may have been in vain comes the next, in nanoseconds. It has to be longer than
+/// a handler takes.
+const REPEAT_AFTER: libc::c_long = 200_000;
+
+/// A timer's id, or none, in one word: a handler never sees the half of it. The C library's ids are pointers,
+/// of which null is one that there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Repeating(usize);
+
+impl Repeating {
+    const NONE: Repeating = Repeating(0);
+
+    fn of(id: libc::timer_t) -> Repeating {
+        Repeating(id.expose_provenance().wrapping_add(1))
+    }
+
+    fn id(self) -> Option<libc::timer_t> {
+        let id = || ptr::with_exposed_provenance_mut(self.0.wrapping_sub(1));
+        (self != Repeating::NONE).then(id)
+    }
+}
+
+/// A timer that sends a signal to the thread that made it.
+#[derive(Debug)]
+struct Timer {
+    id: libc::timer_t,
+    signal: i32,
+}
+
+impl Timer {
+    fn new(signal: i32) -> io::Result<Timer> {
+        // SAFETY: an all-zero sigevent is a valid value of that plain C struct.
+        let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = signal;
+        // SAFETY: takes no arguments and can't fail.
+        event.sigev_notify_thread_id = unsafe { libc::gettid() };
+        let mut id = ptr::null_mut();
+        // SAFETY: both structs live on this stack.
+        let result =
+            unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Timer { id, signal })
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: the timer is this value's own, and no `Entered` of this thread uses it any more.
+        unsafe { libc::timer_delete(self.id) };
+    }
+}
+
+/// Has a timer send its signal from `REPEAT_AFTER` on, or no more. Async-signal-safe.
+fn set_timer(id: libc::timer_t, on: bool) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: if on { REPEAT_AFTER } else { 0 } };
+    let times = libc::itimerspec { it_interval: time, it_value: time };
+    // SAFETY: the timer is this thread's, and the struct lives on this stack.
+    unsafe { libc::timer_settime(id, 0, &raw const times, ptr::null_mut()) };
 }
 
 /// The signal's handler.
@@ -275,6 +368,31 @@ extern "C" fn leave_guest(_signal: libc::c_int) {
             // SAFETY: the pointer is set by `Entered::new` and taken back before the vCPU that
             // the byte belongs to can go away, on this same thread.
             unsafe { AtomicU8::from_ptr(flag) }.store(1, Ordering::SeqCst);
+        }
+    });
+    let _ = RUNNING_PROCESS.try_with(|running| {
+        let process = running.get();
+        if process >= 0 {
+            // SAFETY: the system call takes integers and no address. What was interrupted finds its error
+            // number as it was.
+            unsafe {
+                let error = *libc::__errno_location();
+                libc::syscall(
+                    libc::SYS_pidfd_send_signal,
+                    c_long::from(process),
+                    c_long::from(KICK),
+                    ptr::null::<libc::siginfo_t>(),
+                    0 as c_long,
+                );
+                *libc::__errno_location() = error;
+            }
+        }
+    });
+    let _ = REPEATING.try_with(|timer| {
+        if let (Some(id), false) = (timer.get().id(), REPEATED.get()) {
+            REPEATED.set(true);
+            // It succeeds, and leaves `errno` alone then.
+            set_timer(id, true);
         }
     });
 }
@@ -308,22 +426,70 @@ fn send(thread: i32, signal: i32) {
 
 /// While it lives, the signal's handler makes this thread's vCPU exit.
 pub(crate) struct Entered {
-    previous: *mut u8,
+    previous: (*mut u8, i32, Repeating),
 }
 
 impl Entered {
+    /// For a vCPU that has such a byte.
+    ///
     /// # Safety
     ///
     /// `immediate_exit` must stay valid while the returned value lives, and that value must be
     /// dropped on this thread.
     pub(crate) unsafe fn new(immediate_exit: *mut u8) -> Entered {
-        Entered { previous: RUNNING_VCPU.replace(immediate_exit) }
+        Entered::replace(immediate_exit, -1, Repeating::NONE)
+    }
+
+    /// The same for the process that a descriptor stands for. It stays open while the returned value lives.
+    pub(crate) fn process(descriptor: &impl AsRawFd) -> Entered {
+        Entered::replace(ptr::null_mut(), descriptor.as_raw_fd(), Repeating::NONE)
+    }
+
+    /// For a vCPU that is got out by a signal, and by nothing else. The signal repeats itself from when it
+    /// has come until [`Entered::rest`], or until the value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the system said, if it has no timer for this thread.
+    pub(crate) fn repeating(signal: i32) -> io::Result<Entered> {
+        let timer = TIMER.with_borrow_mut(|timer| {
+            if timer.as_ref().is_none_or(|timer| timer.signal != signal) {
+                *timer = Some(Timer::new(signal)?);
+            }
+            Ok::<_, io::Error>(timer.as_ref().expect("just made").id)
+        })?;
+        REPEATED.set(false);
+        Ok(Entered::replace(ptr::null_mut(), -1, Repeating::of(timer)))
+    }
+
+    fn replace(immediate_exit: *mut u8, process: i32, timer: Repeating) -> Entered {
+        let vcpu = RUNNING_VCPU.replace(immediate_exit);
+        let previous = (vcpu, RUNNING_PROCESS.replace(process), REPEATING.replace(timer));
+        Entered { previous }
+    }
+
+    /// Ends the signal's repetition, until it comes again. What it stands for is to be looked at after this.
+    pub(crate) fn rest(&self) {
+        if let (Some(id), true) = (REPEATING.get().id(), REPEATED.get()) {
+            set_timer(id, false);
+            // In this order: a signal that comes in between has its effect looked at all the same.
+            REPEATED.set(false);
+        }
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        RUNNING_VCPU.set(self.previous);
+        let timer = REPEATING.get().id();
+        RUNNING_VCPU.set(self.previous.0);
+        RUNNING_PROCESS.set(self.previous.1);
+        REPEATING.set(self.previous.2);
+        // In this order: from here on the handler starts this timer no more.
+        compiler_fence(Ordering::SeqCst);
+        if let (Some(id), true) = (timer, REPEATED.get()) {
+            set_timer(id, false);
+            REPEATED.set(false);
+        }
     }
 }
 
@@ -395,6 +561,35 @@ mod tests {
         assert!(control.take_tick());
         assert!(!control.set_entered(true));
         control.set_entered(false);
+    }
+
+    /// Sleeps so long, and returns whether a signal has ended that.
+    fn sleep(milliseconds: libc::c_long) -> bool {
+        let time = libc::timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+        // SAFETY: the struct lives on this stack, and nothing is written.
+        unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) != 0 }
+    }
+
+    #[test]
+    fn a_signal_that_came_before_the_system_call_comes_again_until_it_has_met_it() {
+        let signal = install(default_signal()).unwrap().number();
+        let this = thread_id(signal);
+        let entered = Entered::repeating(signal).unwrap();
+        for _ in 0..20 {
+            assert!(!sleep(1));
+            // The handler runs before this returns.
+            send(this, signal);
+            assert!(sleep(900));
+            assert!(sleep(900));
+            entered.rest();
+            assert!(!sleep(5));
+        }
+        send(this, signal);
+        drop(entered);
+        assert!(!sleep(5));
+        // Without a guest it does nothing.
+        send(this, signal);
+        assert!(!sleep(5));
     }
 
     #[test]

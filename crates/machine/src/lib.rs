@@ -6,6 +6,9 @@
 //!
 //! - [`Backend`] and [`Platform`]: which backends there are, and what opens and makes machines;
 //! - [`kvm`]: the backend for Linux's KVM;
+//! - [`kvm`]: the backend for Linux's KVM;
+//! - [`mshv`]: the backend for Microsoft Hypervisor;
+//! - [`process`]: the backend without a hypervisor;
 //! - [`supervisor`]: what all hypervisor backends put into ring 0;
 //! - [`interrupt`]: how a running guest is stopped from another thread.
 
@@ -23,11 +26,24 @@ use glowbox_mem::{Image, Lent, Window};
 use interrupt::RunControl;
 
 mod backend;
+mod cpuid;
 pub mod interrupt;
 pub mod kvm;
+pub mod mshv;
+pub mod process;
 pub mod supervisor;
+mod vcpu;
+mod vm;
 
-pub use backend::{Backend, Caps, Platform, VARIABLE, open};
+pub use backend::{Backend, Caps, Platform, VARIABLE, chosen, open};
+pub use vm::VirtualMachine;
+
+/// The flags that ring-3 code can change: carry, parity, adjust, zero, sign, trap, direction,
+/// overflow, alignment check, identification.
+const USER_FLAGS: u64 =
+    1 << 0 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 21;
+/// Of these, the one that makes the CPU stop after each instruction.
+const TRAP_FLAG: u64 = 1 << 8;
 
 /// Something that runs user-mode code over guest memory until it exits.
 pub trait Machine: Send {
@@ -87,7 +103,7 @@ pub trait Machine: Send {
     /// # Errors
     ///
     /// [`MachineError`] if the hypervisor refuses.
-    fn extended(&self) -> Result<ExtendedState, MachineError>;
+    fn extended(&mut self) -> Result<ExtendedState, MachineError>;
 
     /// Whether every exit is to bring the registers with it, since the guest's exits other than by
     /// calling out are answered.
@@ -275,4 +291,16 @@ pub enum MachineError {
         /// The last one.
         max: i32,
     },
+}
+
+impl MachineError {
+    /// Whether a backend can't be opened because this machine or user has no hypervisor of its kind that
+    /// could be used.
+    pub fn lacks_hypervisor(&self) -> bool {
+        match self {
+            MachineError::Missing { .. } | MachineError::Denied { .. } => true,
+            MachineError::Unsupported { backend, .. } => backend.is_hardware(),
+            _ => false,
+        }
+    }
 }

@@ -4,7 +4,6 @@
 //! get. [`KvmMachine`] is one VM with one vCPU, and memory in two slots; it has no interrupt controller,
 //! timer or device of any kind.
 
-mod cpuid;
 mod machine;
 mod probe;
 pub mod requests;
@@ -12,16 +11,17 @@ pub mod requests;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_sregs};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_sregs};
 use kvm_ioctls::Cap;
 
 use glowbox_core::snapshot_file::FeatureWord;
 use glowbox_mem::{GuestMemory, MapError};
 
+use crate::cpuid::{self, Leaf};
 use crate::interrupt::RunControl;
 use crate::{Backend, Caps, Machine, MachineError, Platform};
 
-pub use machine::KvmMachine;
+pub use machine::{KvmMachine, KvmVm};
 pub use probe::{Capability, Probe, probe};
 
 /// Where KVM is found.
@@ -71,13 +71,15 @@ impl Kvm {
         let supported = device
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| failed("KVM_GET_SUPPORTED_CPUID", error))?;
-        let entries = cpuid::for_guest(supported.as_slice());
+        let leaves: Vec<Leaf> = supported.as_slice().iter().map(leaf).collect();
+        let shown = cpuid::for_guest(&leaves);
+        let entries: Vec<_> = shown.iter().map(|leaf| entry(leaf, supported.as_slice())).collect();
         let cpuid = CpuId::from_entries(&entries).map_err(|_| MachineError::Unsupported {
             backend: Backend::Kvm,
             what: "a CPUID table of usual size",
         })?;
         let has_xcrs = device.check_extension(Cap::Xcrs);
-        let xcr0 = cpuid::xcr0(supported.as_slice()).filter(|_| has_xcrs);
+        let xcr0 = cpuid::xcr0(&leaves).filter(|_| has_xcrs);
         let sync_regs = probe::has_sync_regs(&device);
         let read_only_memory = device.check_extension(Cap::ReadonlyMem);
         let msr_filter = device.check_extension(Cap::X86MsrFilter);
@@ -92,11 +94,20 @@ impl Platform for Kvm {
     }
 
     fn caps(&self) -> Caps {
-        Caps { cpuid: true, private_memory: true, device: true }
+        Caps {
+            cpuid: true,
+            descriptor_tables: true,
+            device: true,
+            private_memory: true,
+            in_use_bits: true,
+        }
     }
 
     fn cpu(&self) -> (Vec<FeatureWord>, u64) {
-        (cpuid::features(self.cpuid.as_slice()), self.xcr0.unwrap_or(0))
+        (
+            cpuid::features(&self.cpuid.as_slice().iter().map(leaf).collect::<Vec<_>>()),
+            self.xcr0.unwrap_or(0),
+        )
     }
 
     fn memory(&self, size: u64) -> Result<GuestMemory, MapError> {
@@ -109,6 +120,27 @@ impl Platform for Kvm {
         control: Arc<RunControl>,
     ) -> Result<Box<dyn Machine>, MachineError> {
         Ok(Box::new(KvmMachine::new(self, memory, control)?))
+    }
+}
+
+fn leaf(e: &kvm_cpuid_entry2) -> Leaf {
+    let (eax, ebx, ecx, edx) = (e.eax, e.ebx, e.ecx, e.edx);
+    Leaf { leaf: e.function, subleaf: e.index, eax, ebx, ecx, edx }
+}
+
+/// A leaf as KVM takes it, with the flags that KVM itself gave it.
+fn entry(shown: &Leaf, supported: &[kvm_cpuid_entry2]) -> kvm_cpuid_entry2 {
+    let (function, index) = (shown.leaf, shown.subleaf);
+    let given = supported.iter().find(|e| (e.function, e.index) == (function, index));
+    kvm_cpuid_entry2 {
+        function,
+        index,
+        flags: given.map_or(0, |e| e.flags),
+        eax: shown.eax,
+        ebx: shown.ebx,
+        ecx: shown.ecx,
+        edx: shown.edx,
+        ..Default::default()
     }
 }
 

@@ -13,6 +13,16 @@ const DATA: usize = 0x100;
 /// Offset of the x87, SSE and AVX state.
 const EXTENDED: usize = 0x200;
 
+/// Bytes of an XSAVE area with AVX state.
+const XSAVE_AVX_SIZE: usize = ExtendedState::MIN_SIZE + 256;
+const XCR0_AVX: u64 = 1 << 2;
+/// The components of FXSAVE: x87 and SSE.
+const XCR0_LEGACY: u64 = 3;
+/// Where an XSAVE area says which bits MXCSR has.
+const MXCSR_MASK: usize = 28;
+/// The MXCSR bits that every CPU with SSE2 has; for a CPU that does not say.
+const MXCSR_BITS: u32 = 0xffbf;
+
 unsafe extern "C" {
     static glowbox_resume_full: u8;
     static glowbox_resume_full_end: u8;
@@ -47,6 +57,17 @@ fn code(abilities: Abilities) -> &'static [u8] {
     };
     // SAFETY: the two symbols are the bounds of constant bytes that x86_64.s assembles to.
     unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+}
+
+/// The x87, SSE and AVX state in an XSAVE area of the host's, with what a virtual CPU does not have left out.
+/// `None` if the area is too small.
+pub fn extended_state(area: &[u8], abilities: Abilities) -> Option<ExtendedState> {
+    let components = abilities.xcr0.unwrap_or(XCR0_LEGACY);
+    let size = if components & XCR0_AVX != 0 { XSAVE_AVX_SIZE } else { ExtendedState::MIN_SIZE };
+    // Behind the FPU's control words: MXCSR, and which of its bits there are.
+    let mask = u32::from_le_bytes(*area.get(MXCSR_MASK..)?.first_chunk()?);
+    let mask = if mask == 0 { MXCSR_BITS } else { mask };
+    ExtendedState::from_xsave(area.get(..size)?, components, mask)
 }
 
 /// Writes the page into guest memory, so that a guest that is entered at its start goes on in

@@ -6,12 +6,22 @@
 //! the hypervisor wants to see them before it lets the control registers use them.
 
 use glowbox_core::snapshot_file::{CpuidRegister, FeatureWord};
-use kvm_bindings::kvm_cpuid_entry2;
+
+/// What `cpuid` says of one leaf and subleaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    pub(crate) leaf: u32,
+    pub(crate) subleaf: u32,
+    pub(crate) eax: u32,
+    pub(crate) ebx: u32,
+    pub(crate) ecx: u32,
+    pub(crate) edx: u32,
+}
 
 /// x87, SSE and AVX state, as bits of XCR0.
-pub(super) const XCR0_X87: u64 = 1 << 0;
-pub(super) const XCR0_SSE: u64 = 1 << 1;
-pub(super) const XCR0_AVX: u64 = 1 << 2;
+const XCR0_X87: u64 = 1 << 0;
+const XCR0_SSE: u64 = 1 << 1;
+const XCR0_AVX: u64 = 1 << 2;
 
 /// A bit mask from bit numbers.
 const fn bits(numbers: &[u32]) -> u32 {
@@ -64,18 +74,41 @@ const CACHE_SHARING: u32 = 0xffff_c000;
 
 /// The state components a guest may use: what the CPU has of x87, SSE and AVX. Judged by the leaf
 /// that lists them, since not every KVM that has XSAVE shows its feature bit.
-pub(super) fn xcr0(supported: &[kvm_cpuid_entry2]) -> Option<u64> {
+pub(crate) fn xcr0(supported: &[Leaf]) -> Option<u64> {
     let components = supported
         .iter()
-        .find(|entry| entry.function == 0xd && entry.index == 0)
+        .find(|entry| (entry.leaf, entry.subleaf) == (0xd, 0))
         .map_or(0, |entry| u64::from(entry.eax));
     (components != 0).then_some(components & (XCR0_X87 | XCR0_SSE | XCR0_AVX) | XCR0_X87)
 }
 
-/// The entries a guest gets, made from those that the hypervisor supports.
-pub(super) fn for_guest(supported: &[kvm_cpuid_entry2]) -> Vec<kvm_cpuid_entry2> {
+/// The leaves that a guest gets, made from those that the hypervisor supports.
+pub(crate) fn for_guest(supported: &[Leaf]) -> Vec<Leaf> {
     let avx = xcr0(supported).is_some_and(|components| components & XCR0_AVX != 0);
     supported.iter().filter_map(|entry| filter(entry, avx)).collect()
+}
+
+/// What the CPU of this process says of itself, of all that [`for_guest`] looks at.
+pub(crate) fn of_host() -> Vec<Leaf> {
+    let read = |leaf, subleaf| {
+        #[allow(unused_unsafe, reason = "no longer unsafe in newer releases of Rust")]
+        // SAFETY: every CPU of this architecture has the instruction.
+        let found = unsafe { std::arch::x86_64::__cpuid_count(leaf, subleaf) };
+        let (eax, ebx, ecx, edx) = (found.eax, found.ebx, found.ecx, found.edx);
+        Leaf { leaf, subleaf, eax, ebx, ecx, edx }
+    };
+    let last = |first| read(first, 0).eax;
+    let leaves = [(0, 0), (1, 0), (7, 0), (0xd, 0), (0xd, 1)].into_iter();
+    let extended = [0x8000_0000, 0x8000_0001, 0x8000_0007, 0x8000_0008].map(|leaf| (leaf, 0));
+    let there = |(leaf, _): &(u32, u32)| *leaf <= last(*leaf & 0x8000_0000);
+    let entries = leaves.chain(extended).filter(there).map(|(leaf, subleaf)| read(leaf, subleaf));
+    let mut entries: Vec<Leaf> = entries.collect();
+    if !std::arch::is_x86_feature_detected!("avx") {
+        // The CPU may have it, but the system does not keep its state.
+        let components = entries.iter_mut().filter(|e| (e.leaf, e.subleaf) == (0xd, 0));
+        components.for_each(|entry| entry.eax &= 3);
+    }
+    entries
 }
 
 /// The registers that hold feature bits, by leaf and subleaf.
@@ -91,10 +124,10 @@ const FEATURES: [(u32, u32, CpuidRegister); 9] = [
     (0x8000_0008, 0, CpuidRegister::Ebx),
 ];
 
-/// The feature bits among the entries a guest gets.
-pub(super) fn features(entries: &[kvm_cpuid_entry2]) -> Vec<FeatureWord> {
+/// The feature bits among the leaves a guest gets.
+pub(crate) fn features(entries: &[Leaf]) -> Vec<FeatureWord> {
     let word = |(leaf, subleaf, register)| {
-        let entry = entries.iter().find(|e| (e.function, e.index) == (leaf, subleaf))?;
+        let entry = entries.iter().find(|e| (e.leaf, e.subleaf) == (leaf, subleaf))?;
         let mask = match register {
             CpuidRegister::Eax => entry.eax,
             CpuidRegister::Ebx => entry.ebx,
@@ -106,10 +139,10 @@ pub(super) fn features(entries: &[kvm_cpuid_entry2]) -> Vec<FeatureWord> {
     FEATURES.into_iter().filter_map(word).collect()
 }
 
-fn filter(entry: &kvm_cpuid_entry2, avx: bool) -> Option<kvm_cpuid_entry2> {
+fn filter(entry: &Leaf, avx: bool) -> Option<Leaf> {
     let without_avx = |mask: u32, of_avx: u32| if avx { mask } else { mask & !of_avx };
     let mut e = *entry;
-    match (e.function, e.index) {
+    match (e.leaf, e.subleaf) {
         (0, _) => e.eax = e.eax.min(MAX_LEAF),
         (1, _) => {
             // One logical processor, with APIC id 0; CLFLUSH line size stays.
@@ -152,24 +185,17 @@ fn filter(entry: &kvm_cpuid_entry2, avx: bool) -> Option<kvm_cpuid_entry2> {
 mod tests {
     use super::*;
 
-    fn everything() -> Vec<kvm_cpuid_entry2> {
-        let entry = |function, index| kvm_cpuid_entry2 {
-            function,
-            index,
-            eax: u32::MAX,
-            ebx: u32::MAX,
-            ecx: u32::MAX,
-            edx: u32::MAX,
-            ..Default::default()
-        };
+    fn everything() -> Vec<Leaf> {
+        let (eax, ebx, ecx, edx) = (u32::MAX, u32::MAX, u32::MAX, u32::MAX);
+        let entry = |leaf, subleaf| Leaf { leaf, subleaf, eax, ebx, ecx, edx };
         let basic = (0..0x20).flat_map(|leaf| [entry(leaf, 0), entry(leaf, 1), entry(leaf, 2)]);
         let hypervisor = [0x4000_0000, 0x4000_0001].map(|leaf| entry(leaf, 0));
         let extended = (0x8000_0000..0x8000_0022).map(|leaf| entry(leaf, 0));
         basic.chain(hypervisor).chain(extended).collect()
     }
 
-    fn leaf(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
-        *entries.iter().find(|e| e.function == function && e.index == index).unwrap()
+    fn leaf(entries: &[Leaf], leaf: u32, subleaf: u32) -> Leaf {
+        *entries.iter().find(|e| (e.leaf, e.subleaf) == (leaf, subleaf)).unwrap()
     }
 
     #[test]
@@ -184,8 +210,8 @@ mod tests {
         assert_eq!(seven.ebx & bits(&[4, 10, 11, 16]), 0);
         assert_eq!(seven.ecx & bits(&[3, 5, 7]), 0);
         assert_eq!(seven.edx & bits(&[20, 24]), 0);
-        assert!(guest.iter().all(|e| !(0x4000_0000..0x5000_0000).contains(&e.function)));
-        assert!(guest.iter().all(|e| ![0xa, 0xb, 0x12, 0x14].contains(&e.function)));
+        assert!(guest.iter().all(|e| !(0x4000_0000..0x5000_0000).contains(&e.leaf)));
+        assert!(guest.iter().all(|e| ![0xa, 0xb, 0x12, 0x14].contains(&e.leaf)));
         // SVM.
         assert_eq!(leaf(&guest, 0x8000_0001, 0).ecx & bits(&[2]), 0);
         assert_eq!(leaf(&guest, 0xd, 0).eax, 7);
@@ -202,7 +228,7 @@ mod tests {
     #[test]
     fn without_avx_state_nothing_that_needs_it_is_shown() {
         let mut cpu = everything();
-        cpu.iter_mut().filter(|e| e.function == 0xd).for_each(|e| e.eax = 3);
+        cpu.iter_mut().filter(|e| e.leaf == 0xd).for_each(|e| e.eax = 3);
         let guest = for_guest(&cpu);
         assert_eq!(leaf(&guest, 1, 0).ecx & LEAF1_ECX_AVX, 0);
         assert_eq!(leaf(&guest, 7, 0).ebx & LEAF7_EBX_AVX, 0);

@@ -32,6 +32,9 @@ fn selectors() -> impl Iterator<Item = u16> {
 
 tests! {
     fn descriptor_tables_are_not_shown_or_are_the_supervisors() {
+        if lacks!(descriptor_tables) {
+            return;
+        }
         let mut ground = Ground::new();
         let registers = ground.pointers();
         let cases: [(&[u8], Vec<u8>); 5] = [
@@ -92,6 +95,9 @@ tests! {
     }
 
     fn far_returns_and_jumps_lead_to_ring_3_or_nowhere() {
+        if lacks!(descriptor_tables) {
+            return;
+        }
         let mut ground = Ground::new();
         let target = ground.code + 0x800;
         let place = ground.data + DATA_SIZE as u64 / 2;

@@ -346,8 +346,8 @@ pub(crate) fn place(gpa: u64) -> usize {
 
 /// Code without what QEMU itself does wrong, where `GLOWBOX_HOSTILE_SPARE_QEMU` is set: QEMU 10.0 executes
 /// in ring 3 a `mov` to CS, and takes one to the segment registers six and seven, which there are not, for
-/// LDTR and TR; everywhere else they are `#UD`. And it ends itself by an assertion at `vroundss` and
-/// `vroundsd` with a VEX prefix that says 256 bits, which a CPU ignores.
+/// LDTR and TR; everywhere else they are `#UD`. And it ends itself by assertions where a VEX prefix says
+/// 256 bits of an instruction that has but 128, as `vroundss` and `vpinsrb`, and at a `vpinsrw` of MMX.
 fn spared(code: &[u8]) -> Cow<'_, [u8]> {
     static SPARE: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os("GLOWBOX_HOSTILE_SPARE_QEMU").is_some());
@@ -359,8 +359,19 @@ fn spared(code: &[u8]) -> Cow<'_, [u8]> {
         match code[at..] {
             // nop
             [0x8e, modrm, ..] if [1, 6, 7].contains(&(modrm >> 3 & 7)) => spared[at] = 0x90,
-            // Three-byte prefix, map 3, 256 bits.
-            [0xc4, map, long, 0x0a | 0x0b, ..] if map & 0x1f == 3 => spared[at + 2] = long & !4,
+            // The bit that says so, in prefixes of three and of two bytes.
+            [0xc4, map, long, opcode, ..] if has_128_bits(map & 0x1f, opcode) => {
+                spared[at + 2] = long & !4;
+            }
+            [0xc5, long, opcode, ..] if has_128_bits(1, opcode) => spared[at + 1] = long & !4,
+            _ => {}
+        }
+        match code[at..] {
+            // `vpinsrw` without the prefix that it has to have.
+            [0xc4, map, prefix, 0xc4, ..] if map & 0x1f == 1 && prefix & 3 == 0 => {
+                spared[at + 2] |= 1;
+            }
+            [0xc5, prefix, 0xc4, ..] if prefix & 3 == 0 => spared[at + 1] |= 1,
             _ => {}
         }
     }
@@ -368,6 +379,19 @@ fn spared(code: &[u8]) -> Cow<'_, [u8]> {
         tried("changed, to spare QEMU", 1);
     }
     spared.into()
+}
+
+/// Whether an instruction with a VEX prefix, by its map and opcode, has no form for 256 bits.
+fn has_128_bits(map: u8, opcode: u8) -> bool {
+    match map {
+        1 => matches!(
+            opcode,
+            0x12 | 0x13 | 0x16 | 0x17 | 0x6e | 0x7e | 0xae | 0xc4 | 0xc5 | 0xd6 | 0xf7
+        ),
+        2 => opcode == 0xdb,
+        3 => matches!(opcode, 0x0a | 0x0b | 0x14..=0x17 | 0x20..=0x22 | 0x41 | 0x60..=0x63 | 0xdf),
+        _ => false,
+    }
 }
 
 fn guest_file() -> GuestFile {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use glowbox_machine::interrupt::{default_signal, install};
-use glowbox_machine::{Backend, Caps};
+use glowbox_machine::{Backend, Caps, Platform};
 
 use crate::pool::{Pool, PoolOptions};
 use crate::watchdog::Watchdog;
@@ -180,12 +180,50 @@ impl EngineBuilder {
     /// # Errors
     ///
     /// [`HypervisorMissing`](crate::ErrorKind::HypervisorMissing) or
-    /// [`HypervisorDenied`](crate::ErrorKind::HypervisorDenied), with what to do about it;
+    /// [`HypervisorDenied`](crate::ErrorKind::HypervisorDenied), with what to do about it or without it;
     /// [`Hypervisor`](crate::ErrorKind::Hypervisor) if it lacks something;
     /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if the signal is none that can be used, or
     /// `GLOWBOX_BACKEND` names no backend.
     pub fn build(self) -> Result<Engine, Error> {
-        let platform = glowbox_machine::open(self.backend).map_err(Error::of_machine)?;
+        let platform = glowbox_machine::open(self.backend).map_err(Error::of_opening)?;
+        self.build_on(platform)
+    }
+
+    /// As [`EngineBuilder::build`]; but where no hypervisor can be used, and neither
+    /// [`EngineBuilder::backend`] nor `GLOWBOX_BACKEND` says what is to be used, guests run in locked-down
+    /// processes ([`Backend::Process`]).
+    ///
+    /// Those isolate guests less than a virtual machine does, so somebody ought to know: `warn` is called
+    /// before, with the error that `build` would have returned. That says what is missing, and how to ask
+    /// for processes without a warning. Meant for tools, tests and development.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), glowbox::Error> {
+    /// let engine = glowbox::Engine::builder()
+    ///     .build_with_fallback(|missing| eprintln!("warning: {missing}. So that is done now"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`EngineBuilder::build`], where there is a hypervisor, or something says what is to be used; and
+    /// if processes can't be had either, with the reasons for both.
+    pub fn build_with_fallback(self, warn: impl FnOnce(&Error)) -> Result<Engine, Error> {
+        let missing = match glowbox_machine::open(self.backend) {
+            Err(error) if error.lacks_hypervisor() => Error::of_opening(error),
+            opened => return self.build_on(opened.map_err(Error::of_opening)?),
+        };
+        if !matches!(glowbox_machine::chosen(self.backend), Ok(None)) {
+            return Err(missing);
+        }
+        let platform = Backend::Process.open();
+        let platform = platform.map_err(|error| Error::of_fallback(&missing, error))?;
+        warn(&missing);
+        self.build_on(platform)
+    }
+
+    fn build_on(self, platform: Box<dyn Platform>) -> Result<Engine, Error> {
         let signal = install(self.signal).map_err(Error::of_machine)?;
         let watchdog = Watchdog::start().map_err(|error| {
             let text = "the thread that enforces deadlines can't be started";

@@ -173,6 +173,27 @@ impl Error {
         }
     }
 
+    /// The error for a backend that can't be opened. One that lacks a hypervisor says what can be done
+    /// without.
+    pub(crate) fn of_opening(error: MachineError) -> Error {
+        let lacks_hypervisor = error.lacks_hypervisor();
+        let mut error = Error::of_machine(error);
+        if lacks_hypervisor && let Some(inner) = Arc::get_mut(&mut error.inner) {
+            if let Some(source) = &inner.source {
+                inner.text.push_str(&format!(" ({source})"));
+            }
+            inner.text.push_str(WITHOUT_HYPERVISOR);
+        }
+        error
+    }
+
+    /// The error where there is neither a hypervisor nor, for another reason, what would do without.
+    pub(crate) fn of_fallback(missing: &Error, error: MachineError) -> Error {
+        let error = Error::of_machine(error);
+        let text = format!("{missing}. But here they can't: {error}");
+        Error::with_source(missing.kind(), text, error)
+    }
+
     /// The error for what the system refused: see [`refused`].
     pub(crate) fn of_system(kind: ErrorKind, what: impl fmt::Display, source: io::Error) -> Error {
         Error::with_source(kind, refused(what, &source), source)
@@ -289,6 +310,10 @@ impl Error {
         }
     }
 }
+
+/// What to do without a hypervisor.
+const WITHOUT_HYPERVISOR: &str = ". Guests can run in locked-down processes instead, which isolate them less \
+    (see SECURITY.md): ask for that by EngineBuilder::backend(Backend::Process) or GLOWBOX_BACKEND=process";
 
 /// The text for what the system refused: `what` happened, with the reason, and what to do about it where
 /// that can be said.

@@ -21,6 +21,22 @@
 //! # }
 //! ```
 //!
+//! # What guests run on
+//!
+//! A virtual machine, by KVM or Microsoft Hypervisor. Where there is no hypervisor, building a sandbox or an
+//! [`Engine`] is an error ([`ErrorKind::HypervisorMissing`], [`ErrorKind::HypervisorDenied`]) that says what
+//! to do.
+//!
+//! Guests can run there in locked-down processes instead, by the same code and with the same results. Those
+//! isolate guests less, as `SECURITY.md` explains, so they are used only where they are asked for:
+//!
+//! - [`EngineBuilder::backend`] with [`Backend::Process`] asks for them in the program;
+//! - the environment variable `GLOWBOX_BACKEND`, with the value `process`, asks for them where the program
+//!   does not choose; a program that insists on hardware chooses it, and is not overruled;
+//! - [`EngineBuilder::build_with_fallback`] takes them where there is no hypervisor, and tells.
+//!
+//! [`Engine::backend`] says which it is.
+//!
 //! # How a call ends
 //!
 //! With a value; with an error that the guest function returned ([`ErrorKind::Guest`]), after which

@@ -58,7 +58,7 @@ impl Mapping {
             return Err(Error::new(ErrorKind::Io, text));
         }
         let file = File::open(path).map_err(failed)?;
-        let lent = Lent::file(&file).map_err(|error| of_map(&shown, error))?;
+        let lent = Lent::file(file).map_err(|error| of_map(&shown, error))?;
         Ok(Mapping { lent: Arc::new(lent), name: shown.into() })
     }
 

@@ -7,6 +7,7 @@
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng as _, SeedableRng as _};
 use glowbox_abi::mailbox::Entropy;
+use rustix::rand::GetRandomFlags;
 
 use crate::{Error, ErrorKind};
 
@@ -73,9 +74,9 @@ impl Randomness {
     fn bytes<const N: usize>(self, stream: Stream) -> Result<[u8; N], Error> {
         let mut bytes = [0; N];
         match self {
-            Randomness::System => getrandom::fill(&mut bytes).map_err(|error| {
+            Randomness::System => system(&mut bytes).map_err(|error| {
                 let text = "the system gives no random numbers";
-                Error::of_system(ErrorKind::Io, text, error.into())
+                Error::of_system(ErrorKind::Io, text, error)
             })?,
             Randomness::Fixed(seed) => {
                 let mut key = [0; 32];
@@ -87,6 +88,16 @@ impl Randomness {
             }
         }
         Ok(bytes)
+    }
+}
+
+/// By the system call itself, also in a program that is linked statically: libraries that look for the C
+/// library's function at run time find none there, and open `/dev/urandom`, which filters refuse.
+fn system(bytes: &mut [u8]) -> std::io::Result<()> {
+    // So few come at once.
+    match rustix::rand::getrandom(&mut *bytes, GetRandomFlags::empty())? {
+        count if count == bytes.len() => Ok(()),
+        _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
     }
 }
 

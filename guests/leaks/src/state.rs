@@ -9,6 +9,10 @@ use glowbox_guest::guest_function;
 #[repr(C, align(64))]
 struct Area([u8; 1024]);
 
+/// Where the area says which components are in use, and SSE's bit.
+const IN_USE: usize = 512;
+const SSE: u64 = 1 << 1;
+
 /// Whether AVX may be used: the CPU has it, and its state is enabled.
 #[allow(unused_unsafe)]
 pub(crate) fn has_avx() -> bool {
@@ -38,10 +42,10 @@ fn has_xinuse() -> bool {
 }
 
 /// The bytes of the FXSAVE area, and of the XSAVE area if there is AVX; flags, FS base, GS base,
-/// the six selectors, and the components in use.
+/// the six selectors, and the components in use. Without `in_use` it is not told whether SSE state is.
 #[guest_function]
 #[inline(never)]
-fn registers() -> (Vec<u8>, Vec<u64>) {
+fn registers(in_use: bool) -> (Vec<u8>, Vec<u64>) {
     let mut area = Area([0; 1024]);
     let (flags, fs, gs): (u64, u64, u64);
     // SAFETY: stores to the area only, which is large enough for x87, SSE and AVX.
@@ -61,6 +65,9 @@ fn registers() -> (Vec<u8>, Vec<u64>) {
             asm!("xsave64 [{area}]", area = in(reg) &raw mut area, in("eax") 7u32, in("edx") 0u32);
         }
     }
+    // Which components are in use may be the host's doing; SSE state is in its initial state where it is not.
+    let seen = if in_use { u64::MAX } else { !SSE };
+    area.0[IN_USE] &= seen.to_le_bytes()[0];
     let mut words = vec![flags, fs, gs];
     macro_rules! selectors {
         ($($name:literal)*) => {$(
@@ -74,7 +81,7 @@ fn registers() -> (Vec<u8>, Vec<u64>) {
         )*};
     }
     selectors!("cs" "ss" "ds" "es" "fs" "gs");
-    words.push(if has_xinuse() { xcr(1) } else { 0 });
+    words.push(if has_xinuse() { xcr(1) & seen } else { 0 });
     (area.0.to_vec(), words)
 }
 

@@ -114,12 +114,18 @@ fn images() -> Vec<std::fs::File> {
 
 tests! {
     fn code_in_ring_0_runs_and_leaves_by_the_port() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         // What the other tests stand on. mov al, 7
         let Exit::Port { port, registers } = run_in_ring_0(&[0xb0, 7]) else { panic!("no exit") };
         assert_eq!((port, registers.rax & 0xff), (u16::from(PORT), 7));
     }
 
     fn model_specific_registers_are_denied_to_ring_0() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         // mov ecx, LSTAR; rdmsr. The same with EFER, and with wrmsr.
         for code in [
             &[0xb9, 0x82, 0, 0, 0xc0, 0x0f, 0x32][..],
@@ -132,6 +138,9 @@ tests! {
     }
 
     fn smep_smap_and_umip_are_on_where_the_cpu_has_them() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         // mov rax, cr4
         let Exit::Port { registers, .. } = run_in_ring_0(&[0x0f, 0x20, 0xe0]) else {
             panic!("no exit")
@@ -147,18 +156,27 @@ tests! {
     }
 
     fn ring_0_runs_no_page_of_the_guest() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         // mov rax, [rsp]: where the exception came from; jmp rax
         let exit = run_in_ring_0(&[0x48, 0x8b, 4, 0x24, 0xff, 0xe0]);
         assert_eq!(ring_0_exception(&exit), "vector 14");
     }
 
     fn ring_0_reads_no_page_of_the_guest() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         // mov rax, [rsp]: where the exception came from; mov al, [rax]
         let exit = run_in_ring_0(&[0x48, 0x8b, 4, 0x24, 0x8a, 0]);
         assert_eq!(ring_0_exception(&exit), "vector 14");
     }
 
     fn ring_0_can_write_neither_code_nor_tables_nor_page_tables() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         for (name, code) in [
             // lea rax, [rip]; mov [rax], al
             ("code", &[0x48, 0x8d, 5, 0, 0, 0, 0, 0x88, 0][..]),
@@ -172,6 +190,9 @@ tests! {
     }
 
     fn the_supervisor_cannot_be_written_even_if_a_page_table_allows_it() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         for target in [SUPERVISOR_CODE_GPA, SUPERVISOR_TABLES_GPA] {
             // mov byte [rip + distance to the data page], 1; hlt
             let distance = u32::try_from(DATA - 0x1000 - 7).unwrap().to_le_bytes();
@@ -201,6 +222,9 @@ tests! {
     }
 
     fn a_vm_has_no_interrupt_controller_timer_or_device() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("depth::a_vm_has_no_interrupt_controller_timer_or_device", || {
             let calls = count_system_calls(|mark| {
                 mark();

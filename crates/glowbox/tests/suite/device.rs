@@ -3,7 +3,8 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use glowbox::{Engine, ErrorKind, Sandbox};
+use glowbox::{Backend, Engine, Error, ErrorKind, Sandbox};
+use glowbox_machine::VARIABLE;
 
 use crate::support::{error, guest, isolated, leave_out};
 
@@ -17,7 +18,7 @@ fn is_root() -> bool {
     root
 }
 
-/// Hides all devices from this process, as a container without `--device` does.
+/// Hides all devices but the null device from this process, as a container without `--device` does.
 fn hide_devices() -> std::io::Result<()> {
     let failed = |result: libc::c_int| match result {
         0 => Ok(()),
@@ -30,12 +31,17 @@ fn hide_devices() -> std::io::Result<()> {
         let (nothing, slash, dev) = (c"none".as_ptr(), c"/".as_ptr(), c"/dev".as_ptr());
         let private = libc::MS_REC | libc::MS_PRIVATE;
         failed(libc::mount(nothing, slash, std::ptr::null(), private, std::ptr::null()))?;
-        failed(libc::mount(nothing, dev, c"tmpfs".as_ptr(), 0, std::ptr::null()))
+        failed(libc::mount(nothing, dev, c"tmpfs".as_ptr(), 0, std::ptr::null()))?;
+        let (mode, device) = (libc::S_IFCHR | 0o666, libc::makedev(1, 3));
+        failed(libc::mknod(c"/dev/null".as_ptr(), mode, device))
     }
 }
 
 tests! {
     fn a_missing_device_is_an_error_that_says_so_and_what_to_do() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         if !is_root() {
             return;
         }
@@ -46,10 +52,14 @@ tests! {
             assert_eq!(missing.kind(), ErrorKind::HypervisorMissing);
             assert!(missing.to_string().contains("/dev/kvm does not exist"), "{missing}");
             assert!(missing.to_string().contains("kvm_intel"), "{missing}");
+            names_what_to_do_without(&missing);
         });
     }
 
     fn a_forbidden_device_is_an_error_that_says_so_and_what_to_do() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         if !is_root() || world_may_use_kvm() {
             return;
         }
@@ -62,16 +72,21 @@ tests! {
             assert_eq!(denied.kind(), ErrorKind::HypervisorDenied);
             assert!(denied.to_string().contains("may not open it"), "{denied}");
             assert!(denied.to_string().contains("usermod -aG kvm"), "{denied}");
+            names_what_to_do_without(&denied);
         });
     }
 
     fn without_a_device_the_suite_says_what_it_left_out_and_why() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         if !is_root() {
             return;
         }
         let mut suite = Command::new(std::env::current_exe().expect("this program"));
         // SAFETY: between fork and exec only system calls are made.
         unsafe { suite.pre_exec(hide_devices) };
+        suite.env(VARIABLE, "kvm");
         let output = suite.args(["--test-threads", "1"]).output().expect("this program runs");
         assert!(output.status.success());
         let text = String::from_utf8_lossy(&output.stdout);
@@ -81,6 +96,81 @@ tests! {
         let (left_out, count) = last.split_once(" of ").expect("a count");
         assert!(count.starts_with(&format!("{left_out} tests")), "{last}");
         assert_ne!(left_out, "0");
+    }
+
+    fn without_a_device_and_a_word_the_suite_runs_on_processes_and_says_so() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
+        if !is_root() {
+            return;
+        }
+        let test = "device::an_engine_is_of_the_backend_that_is_asked_for";
+        let mut suite = Command::new(std::env::current_exe().expect("this program"));
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { suite.pre_exec(hide_devices) };
+        let output = suite.env_remove(VARIABLE).args(["--exact", test]).output();
+        let output = output.expect("this program runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
+        assert!(errors.contains("warning: /dev/kvm does not exist"), "{errors}");
+    }
+
+    fn an_engine_is_of_the_backend_that_is_asked_for() {
+        let mut opened = 0;
+        for backend in Backend::ALL {
+            match Engine::builder().backend(*backend).build() {
+                Ok(engine) => {
+                    assert_eq!(engine.backend(), *backend);
+                    opened += 1;
+                }
+                Err(error) => eprintln!("there is no {backend} here: {error}"),
+            }
+        }
+        assert_ne!(opened, 0);
+    }
+
+    fn falling_back_is_told_and_only_done_where_nothing_is_asked_for() {
+        let test = "device::falling_back_is_told_and_only_done_where_nothing_is_asked_for";
+        if crate::topics::is_not_kvm() || !is_root() {
+            return;
+        }
+        isolated(test, || {
+            // With a hypervisor there is nothing to tell.
+            let silent = |_: &Error| panic!("it warns");
+            let engine = Engine::builder().build_with_fallback(silent).expect("an engine");
+            assert_eq!(engine.backend(), Backend::Kvm);
+            hide_devices().expect("a namespace");
+            // SAFETY: the test is alone in its process.
+            unsafe { std::env::remove_var(VARIABLE) };
+            let mut told = None;
+            let fallback = Engine::builder().build_with_fallback(|missing| told = Some(missing.clone()));
+            let engine = fallback.expect("an engine");
+            assert_eq!(engine.backend(), Backend::Process);
+            let told = told.expect("a warning");
+            assert_eq!(told.kind(), ErrorKind::HypervisorMissing);
+            names_what_to_do_without(&told);
+            let builder = Sandbox::builder().engine(&engine);
+            let mut sandbox =
+                builder.host_function("weekday", || "Monday".to_string()).build(guest("hello"));
+            let sandbox = sandbox.as_mut().expect("a sandbox");
+            assert!(sandbox.call::<_, String>("greet", ("you",)).expect("a value").contains("you"));
+
+            let kvm = Engine::builder().backend(Backend::Kvm);
+            assert_eq!(error(kvm.build_with_fallback(silent)).kind(), ErrorKind::HypervisorMissing);
+            for (name, kind) in
+                [("kvm", ErrorKind::HypervisorMissing), ("xen", ErrorKind::InvalidOption)]
+            {
+                // SAFETY: as above.
+                unsafe { std::env::set_var(VARIABLE, name) };
+                assert_eq!(error(Engine::builder().build_with_fallback(silent)).kind(), kind);
+            }
+            // SAFETY: as above.
+            unsafe { std::env::set_var(VARIABLE, "process") };
+            let engine = Engine::builder().build_with_fallback(silent).expect("an engine");
+            assert_eq!(engine.backend(), Backend::Process);
+        });
     }
 
     fn a_process_out_of_descriptors_gets_an_error_and_goes_on() {
@@ -104,11 +194,23 @@ tests! {
             };
             set_descriptor_limit(1024);
             assert_eq!(refused.kind(), ErrorKind::Hypervisor);
-            assert!(refused.to_string().contains("KVM_CREATE_V"), "{refused}");
+            assert!(refused.to_string().contains("no file descriptors left"), "{refused}");
             alive.clear();
             assert_eq!(open(), before);
             build().expect("a sandbox");
         });
+    }
+}
+
+/// The library runs guests on nothing but a hypervisor unless told otherwise: how to tell it so is said.
+fn names_what_to_do_without(error: &Error) {
+    for words in [
+        "isolate them less",
+        "SECURITY.md",
+        "EngineBuilder::backend(Backend::Process)",
+        "GLOWBOX_BACKEND=process",
+    ] {
+        assert!(error.to_string().contains(words), "no {words} in {error}");
     }
 }
 

@@ -33,6 +33,7 @@ mod maps;
 mod memory;
 mod patterns;
 mod pool;
+mod processes;
 mod protocol;
 mod random;
 mod ready;
@@ -66,6 +67,7 @@ const TOPICS: &[topics::Topic] = &[
     ("maps", maps::TESTS),
     ("memory", memory::TESTS),
     ("pool", pool::TESTS),
+    ("processes", processes::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
     ("ready", ready::TESTS),

@@ -10,7 +10,7 @@ use crate::patterns::{Places, alike, leaks, namesake, random};
 use crate::support::{error, guest, in_fork, isolated};
 use crate::trace::{self, Call, KVM_RUN};
 
-const SHORT: Duration = Duration::from_millis(30);
+const SHORT: Duration = Duration::from_millis(100);
 /// `_IOWR('f', 16, struct pm_scan_arg)`.
 const PAGEMAP_SCAN: Call = (libc::SYS_ioctl, 0xc060_6610);
 
@@ -102,6 +102,9 @@ tests! {
     }
 
     fn a_spawn_call_and_drop_enters_once_and_maps_nothing() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         let name = "pool::a_spawn_call_and_drop_enters_once_and_maps_nothing";
         isolated(name, || {
             let found = system_calls(100, || {
@@ -115,6 +118,9 @@ tests! {
     }
 
     fn a_reset_and_call_enters_once_and_maps_nothing() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("pool::a_reset_and_call_enters_once_and_maps_nothing", || {
             for built in [true, false] {
                 let found = system_calls(100, || {
@@ -134,6 +140,9 @@ tests! {
     }
 
     fn the_shell_that_was_used_last_is_used_next() {
+        if lacks!(private_memory) {
+            return;
+        }
         isolated("pool::the_shell_that_was_used_last_is_used_next", || {
             // A shell keeps the pages that were written in it, so it is known by the faults of a call
             // that writes them again.
@@ -167,6 +176,9 @@ tests! {
     }
 
     fn two_snapshots_that_alternate_keep_a_shell_each() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("pool::two_snapshots_that_alternate_keep_a_shell_each", || {
             let found = system_calls(100, || {
                 let engine = engine(2);
@@ -355,7 +367,12 @@ fn limit_descriptors(count: u64) {
 fn assert_no_faults(turn: &mut dyn FnMut()) {
     // Pages that were written once only are dropped after at most 250 turns.
     (0..600).for_each(|_| turn());
-    let before = page_faults();
-    (0..1000).for_each(|_| turn());
-    assert_eq!(page_faults() - before, 0);
+    // The system may take a page away at any time, to move it say; so not each round has to be without.
+    let mut round = || {
+        let before = page_faults();
+        (0..1000).for_each(|_| turn());
+        page_faults() - before
+    };
+    let faults: Vec<_> = (0..3).map(|_| round()).take_while(|faults| *faults > 0).collect();
+    assert!(faults.len() < 3, "{faults:?} faults in a thousand turns");
 }

@@ -214,6 +214,9 @@ tests! {
     }
 
     fn a_file_cut_short_after_loading_ends_in_an_error_and_not_the_host() {
+        if lacks!(private_memory) {
+            return;
+        }
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("snapshot");
         let mut original = sandbox();
@@ -282,6 +285,9 @@ tests! {
     }
 
     fn loading_and_the_first_call_read_as_little_of_a_large_image_as_of_a_small_one() {
+        if lacks!(private_memory) {
+            return;
+        }
         isolated(
             "saved::loading_and_the_first_call_read_as_little_of_a_large_image_as_of_a_small_one",
             || {

@@ -334,6 +334,9 @@ const ELSEWHERE: &[Attempt] = &[
 
 tests! {
     fn calls_resets_spawns_and_drops_work_under_the_filter_for_calls() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("seccomp::calls_resets_spawns_and_drops_work_under_the_filter_for_calls", || {
             under(Filter::for_calls().allow(libc::SYS_getpriority), |prepared| {
                 calls(prepared);
@@ -343,6 +346,9 @@ tests! {
     }
 
     fn vms_and_snapshots_are_made_under_the_filter_for_building() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("seccomp::vms_and_snapshots_are_made_under_the_filter_for_building", || {
             let filter = Filter::for_calls().with_building();
             under(filter.allow(libc::SYS_getpriority), building);
@@ -350,6 +356,9 @@ tests! {
     }
 
     fn guests_and_snapshots_are_read_and_saved_under_the_filter_for_files() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("seccomp::guests_and_snapshots_are_read_and_saved_under_the_filter_for_files", || {
             let filter = Filter::for_calls().with_building().with_files();
             under(filter.allow(libc::SYS_getpriority), files);
@@ -357,6 +366,9 @@ tests! {
     }
 
     fn each_filter_allows_what_the_library_does_and_nothing_else() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("seccomp::each_filter_allows_what_the_library_does_and_nothing_else", || {
             let calls_made = made(Filter::for_calls, |prepared| {
                 calls(prepared);
@@ -373,6 +385,9 @@ tests! {
     }
 
     fn what_the_library_never_does_ends_the_process() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         for attempt in FOREIGN {
             let name = attempt.0;
             assert_eq!(ended(Filter::for_calls(), || make(attempt)), -libc::SIGSYS, "{name}");
@@ -390,6 +405,9 @@ tests! {
     }
 
     fn a_spawn_that_finds_no_idle_vm_is_an_error_under_the_filter_for_calls() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("seccomp::a_spawn_that_finds_no_idle_vm_is_an_error_under_the_filter_for_calls", || {
             let engine = Engine::builder().pool_size(1).build().unwrap();
             let snapshot = builder().engine(&engine).build(guest("testing")).unwrap().snapshot().unwrap();
@@ -406,6 +424,9 @@ tests! {
     }
 
     fn a_filter_holds_for_the_threads_that_its_thread_starts_and_for_no_others() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         isolated("seccomp::a_filter_holds_for_the_threads_that_its_thread_starts_and_for_no_others", || {
             let engine = Engine::new().unwrap();
             let reads = || std::fs::read("/proc/self/status").map_err(|error| error.kind());
@@ -425,6 +446,9 @@ tests! {
     }
 
     fn what_the_embedder_allows_is_allowed() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         let socket = &FOREIGN[0];
         let filter = || Filter::for_calls().allow(libc::SYS_socket);
         assert_eq!(ended(filter(), || make(socket)), 0);
@@ -432,6 +456,9 @@ tests! {
     }
 
     fn what_the_library_does_under_another_filter_is_refused() {
+        if crate::topics::is_not_kvm() {
+            return;
+        }
         for attempt in ELSEWHERE {
             let name = attempt.0;
             assert_eq!(ended(Filter::for_calls(), || make(attempt)), libc::EPERM, "{name}");

@@ -63,13 +63,20 @@ pub(crate) fn is_image(mapping: &Mapping) -> bool {
 }
 
 /// What makes up windows of at least `size` bytes: writable mappings without a name or of an image,
-/// one behind the other.
+/// one behind the other, or of a file that a guest's process shares.
 pub(crate) fn windows(size: u64) -> Vec<Mapping> {
-    let of_window = |mapping: &Mapping| {
-        mapping.permissions == "rw-p" && (mapping.name.is_empty() || is_image(mapping))
+    let mappings = mappings();
+    let is_shared = |mapping: &Mapping| mapping.name.contains("glowbox-guest");
+    let shared = mappings.iter().any(is_shared);
+    let of_window = |mapping: &Mapping| match shared {
+        true => is_shared(mapping),
+        false => {
+            let is_named = !mapping.name.is_empty() && !is_image(mapping);
+            mapping.permissions == "rw-p" && !is_named
+        }
     };
     let mut chains: Vec<Vec<Mapping>> = Vec::new();
-    for mapping in mappings().into_iter().filter(of_window) {
+    for mapping in mappings.into_iter().filter(of_window) {
         match chains.last_mut() {
             Some(chain) if chain.last().is_some_and(|l| l.range.end == mapping.range.start) => {
                 chain.push(mapping);

@@ -79,6 +79,9 @@ tests! {
     }
 
     fn what_is_kept_is_bounded_however_much_a_guest_writes() {
+        if lacks!(private_memory) {
+            return;
+        }
         isolated("written::what_is_kept_is_bounded_however_much_a_guest_writes", || {
             for kept in [0usize, 16 << 12, 256 << 12, 32 << 20] {
                 let engine = Engine::builder().pool_size(1).kept_memory(kept).build().unwrap();
@@ -114,6 +117,9 @@ tests! {
     }
 
     fn pages_that_are_long_not_written_are_given_up() {
+        if lacks!(private_memory) {
+            return;
+        }
         isolated("written::pages_that_are_long_not_written_are_given_up", || {
             let engine = Engine::builder().pool_size(1).build().unwrap();
             let mut parent = leaks(&engine);
@@ -133,6 +139,9 @@ tests! {
     }
 
     fn pages_that_the_sandboxes_of_a_snapshot_write_are_there_in_a_new_shell() {
+        if lacks!(private_memory) {
+            return;
+        }
         let name = "written::pages_that_the_sandboxes_of_a_snapshot_write_are_there_in_a_new_shell";
         isolated(name, || {
             let engine = Engine::builder().pool_size(4).build().unwrap();
@@ -169,6 +178,9 @@ tests! {
     }
 
     fn pages_that_have_been_swapped_out_are_put_back_too() {
+        if lacks!(private_memory) {
+            return;
+        }
         isolated("written::pages_that_have_been_swapped_out_are_put_back_too", || {
             let swap = match Swap::on() {
                 Ok(swap) => swap,
@@ -216,6 +228,9 @@ tests! {
     }
 
     fn resets_work_where_written_pages_can_only_be_read_one_by_one() {
+        if lacks!(private_memory) {
+            return;
+        }
         isolated("written::resets_work_where_written_pages_can_only_be_read_one_by_one", || {
             let engine = Engine::builder().pool_size(1).build().unwrap();
             refuse(libc::SYS_ioctl, Some((1, 0xc060_6610)), libc::ENOTTY);
@@ -226,6 +241,9 @@ tests! {
     /// Without the page map a window is filled anew; a sandbox that was built can't be reset, and
     /// says so, but can be used.
     fn without_a_page_map_all_works_but_the_reset_of_what_was_built() {
+        if lacks!(private_memory) {
+            return;
+        }
         let name = "written::without_a_page_map_all_works_but_the_reset_of_what_was_built";
         isolated(name, || {
             let engine = Engine::builder().pool_size(1).build().unwrap();
@@ -262,6 +280,9 @@ tests! {
 
     /// Where mapping the image fails in the middle, a later reset starts over.
     fn a_restore_that_failed_is_made_up_for_by_the_next_reset() {
+        if lacks!(private_memory) {
+            return;
+        }
         isolated("written::a_restore_that_failed_is_made_up_for_by_the_next_reset", || {
             let engine = Engine::builder().pool_size(1).build().unwrap();
             let file = guest("leaks");

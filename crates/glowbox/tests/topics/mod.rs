@@ -1,12 +1,14 @@
 //! A test program whose tests stand in topics, and which says at its end how many it left out.
 //!
-//! A topic is a module that declares its tests with `tests!`. Where `/dev/kvm` can't be used the program
-//! leaves all tests out and says why; a test that lacks something else leaves itself out.
+//! A topic is a module that declares its tests with `tests!`. Where no backend can be used the program
+//! leaves all tests out and says why; a test that lacks something else leaves itself out. With `GLOWBOX_BACKEND`
+//! in the environment they run on that backend, whose `Caps` say what it can't do.
 
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glowbox::Engine;
+use glowbox::{Backend, Engine};
+use glowbox_machine::{Caps, VARIABLE};
 use libtest_mimic::{Arguments, Trial};
 
 /// Declares a module's tests: each function becomes one, and `TESTS` lists them.
@@ -15,6 +17,35 @@ macro_rules! tests {
         $($(#[$meta])* fn $name() $body)*
         pub(crate) const TESTS: &[$crate::topics::Test] = &[$((stringify!($name), $name)),*];
     };
+}
+
+/// Whether the backend lacks what [`glowbox_machine::Caps`] names so; then the test is left out, and says so.
+#[allow(unused_macros, reason = "not every program has such tests")]
+macro_rules! lacks {
+    ($capability:ident) => {
+        $crate::topics::lacks(stringify!($capability), |caps| caps.$capability)
+    };
+}
+
+/// See the macro.
+#[allow(dead_code, reason = "not every program has such tests")]
+pub(crate) fn lacks(name: &str, has: fn(&Caps) -> bool) -> bool {
+    let engine = Engine::shared().expect("an engine");
+    let lacks = !has(&engine.caps());
+    if lacks {
+        leave_out(&format!("Caps of the backend {}: no `{name}`", engine.backend()));
+    }
+    lacks
+}
+
+/// Whether the backend is another than KVM, which the test is about; then it is left out, and says so.
+#[allow(dead_code, reason = "not every program has such tests")]
+pub(crate) fn is_not_kvm() -> bool {
+    let backend = Engine::shared().expect("an engine").backend();
+    if backend != Backend::Kvm {
+        leave_out(&format!("it is about KVM, and the backend is {backend}"));
+    }
+    backend != Backend::Kvm
 }
 
 /// A test's name and what it runs.
@@ -43,10 +74,28 @@ pub(crate) fn trials(topics: &[Topic]) -> Vec<Trial> {
     topics.iter().flat_map(|(topic, tests)| tests.iter().map(|test| trial(topic, *test))).collect()
 }
 
+/// Where there is no hypervisor and nothing says what to use, the tests use processes: they run once more, in
+/// a process whose environment says so. Returns how that ended.
+fn without_hypervisor() -> Option<ExitCode> {
+    let mut told = None;
+    let engine = Engine::builder().build_with_fallback(|missing| told = Some(missing.to_string()));
+    let (engine, missing) = engine.ok().zip(told)?;
+    eprintln!("warning: {missing}. So do the guests of these tests.");
+    let status = Command::new(std::env::current_exe().expect("this program"))
+        .args(std::env::args_os().skip(1))
+        .env(VARIABLE, engine.backend().name())
+        .status()
+        .expect("this program runs");
+    Some(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Runs the tests: what `main` does. `prepare` comes before the first of them, so that no test's time
 /// includes it; `what` ends the sentence "n of m tests ... were left out".
 pub(crate) fn run(trials: Vec<Trial>, what: &str, prepare: impl FnOnce()) -> ExitCode {
     let arguments = Arguments::from_args();
+    if let Some(ended) = without_hypervisor() {
+        return ended;
+    }
     let reason = Engine::shared().err();
     let count = trials.len();
     let ignored = reason.is_some();
@@ -56,7 +105,7 @@ pub(crate) fn run(trials: Vec<Trial>, what: &str, prepare: impl FnOnce()) -> Exi
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let Some(reason) = reason {
-        eprintln!("These tests need KVM and were left out: {reason}");
+        eprintln!("These tests need a backend and were left out: {reason}");
     }
     let left_out = if ignored { count } else { LEFT_OUT.load(Ordering::Relaxed) };
     println!("{left_out} of {count} tests {what} were left out");

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::failure::{Failure, Status};
 use crate::output::{self, Escaped, Style};
 
+mod backends;
 mod cpu;
 mod hypervisor;
 mod system;
@@ -21,7 +22,7 @@ const TEXT_WIDTH: usize = 88;
 
 /// Tells what this machine offers for running guests, and what to do about what it does not.
 ///
-/// It looks at hypervisors, permissions, the kernel, the CPU and settings that are known to be slow or
+/// It looks at hypervisors, what else can run guests, permissions, the kernel, the CPU and settings that are known to be slow or
 /// unsafe, and runs a small guest. The exit status is 0 if that worked, and 1 if not.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -76,17 +77,33 @@ impl Finding {
 #[derive(Debug, Serialize)]
 struct Report {
     guests_can_run: bool,
+    /// What they run on.
+    backend: Option<&'static str>,
+    /// Whether a program that asks for nothing runs them on that too, or only this command does.
+    is_default: bool,
     findings: Vec<Finding>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
-    let (hypervisor, guests_can_run) = hypervisor::findings();
-    let topics =
-        [("hypervisor", hypervisor), ("system", system::findings()), ("CPU", cpu::findings())];
+    let (backends, ran) = backends::findings();
+    let (guests_can_run, backend) = (ran.is_some(), ran.map(|ran| ran.backend.name()));
+    let is_default = ran.is_some_and(|ran| ran.is_default);
+    let mut hypervisor = hypervisor::findings();
+    if guests_can_run {
+        // Not what they were run on, then.
+        let failed = hypervisor.iter_mut().filter(|finding| finding.mark == Mark::Fail);
+        failed.for_each(|finding| finding.mark = Mark::Warn);
+    }
+    let topics = [
+        ("hypervisor", hypervisor),
+        ("backends", backends),
+        ("system", system::findings()),
+        ("CPU", cpu::findings()),
+    ];
     let findings = topics.into_iter().flat_map(|(topic, findings)| {
         findings.into_iter().map(move |finding| Finding { topic, ..finding })
     });
-    let report = Report { guests_can_run, findings: findings.collect() };
+    let report = Report { guests_can_run, backend, is_default, findings: findings.collect() };
     match options.json {
         true => output::print_json(&report)?,
         false => output::print(&text(&report))?,
@@ -114,9 +131,10 @@ fn text(report: &Report) -> String {
             wrap(&mut out, &Escaped(advice).to_string());
         }
     }
-    out.push_str(match report.guests_can_run {
-        true => "\nGuests can run here.\n",
-        false => "\nGuests can't run here; see the lines marked FAIL.\n",
+    out.push_str(match (report.guests_can_run, report.is_default) {
+        (true, true) => "\nGuests can run here.\n",
+        (true, false) => "\nGuests can run here, in processes; not in virtual machines.\n",
+        (false, _) => "\nGuests can't run here; see the lines marked FAIL.\n",
     });
     out
 }

@@ -13,7 +13,7 @@ use crate::output;
 /// `env` and shells use for the same things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// What was asked for was done, and the answer is no: a guest's `Err`, a machine without KVM.
+    /// What was asked for was done, and the answer is no: a guest's `Err`, a machine that can't run guests.
     No,
     /// It took too long.
     Timeout,
@@ -162,16 +162,7 @@ impl From<glowbox::Error> for Failure {
         if error.kind() == ErrorKind::Interrupted {
             return Failure::new(Status::Interrupted, "");
         }
-        let mut text = in_options(&error.to_string());
-        // What the system said, where the text does not say it already.
-        let sources =
-            std::iter::successors(std::error::Error::source(&error), |source| source.source());
-        for source in sources.map(ToString::to_string) {
-            if !text.contains(&source) && !error.to_string().contains(&source) {
-                text = format!("{text}: {source}");
-            }
-        }
-        let failure = Failure::new(Status::of(&error), text);
+        let failure = Failure::new(Status::of(&error), text(&error));
         match error.kind() {
             // What to do depends on the device's mode and group.
             ErrorKind::HypervisorDenied => failure.with_hint("`glowbox doctor` looks at it"),
@@ -180,8 +171,21 @@ impl From<glowbox::Error> for Failure {
     }
 }
 
+/// An error's text, with what the system said where it does not say that already.
+pub(crate) fn text(error: &glowbox::Error) -> String {
+    let said = error.to_string();
+    let mut text = in_options(&said);
+    let sources = std::iter::successors(std::error::Error::source(error), |source| source.source());
+    for source in sources.map(ToString::to_string) {
+        if !text.contains(&source) && !said.contains(&source) {
+            text = format!("{text}: {source}");
+        }
+    }
+    text
+}
+
 /// What the library calls its options, and what they are here.
-const OPTIONS: [(&str, &str); 14] = [
+const OPTIONS: [(&str, &str); 15] = [
     ("CallOptions::deadline and Builder::deadline", "--timeout"),
     ("Builder::memory_limit", "--memory"),
     ("Builder::stack_size", "--stack"),
@@ -196,6 +200,7 @@ const OPTIONS: [(&str, &str); 14] = [
     ("build a sandbox of it, with Builder::build", "call them, with `glowbox call`"),
     ("make a sandbox of it, with Spawner::spawn", "call them, with `glowbox call`"),
     ("Loader::allow_jit", "--jit"),
+    ("EngineBuilder::backend(Backend::Process)", "`--backend process`"),
 ];
 
 /// An error's text, with the options of the command in place of the library's.

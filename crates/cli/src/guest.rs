@@ -7,6 +7,7 @@ use std::path::Path;
 use glowbox::{Builder, Guest, Process, Sandbox, Snapshot};
 use glowbox_core::snapshot_file::Header;
 
+use crate::backend;
 use crate::failure::{Failure, Status};
 use crate::grants::Grants;
 use crate::options::{self, Limits, Timeout};
@@ -48,7 +49,7 @@ pub(crate) fn sandbox(
     }
     let guest = Guest::from_file(path)?;
     check_imports(&guest)?;
-    builder(limits, grants, message_size).build(&guest).map_err(|error| grants.failure(error))
+    builder(limits, grants, message_size)?.build(&guest).map_err(|error| grants.failure(error))
 }
 
 /// Whatever the file is.
@@ -67,7 +68,7 @@ pub(crate) fn open(
     }
     let guest = Guest::from_file(path)?;
     check_imports(&guest)?;
-    let builder = builder(limits, grants, message_size);
+    let builder = builder(limits, grants, message_size)?;
     let opened = match guest.is_program() {
         true => builder.load(&guest).map(Opened::Program),
         false => builder.build(&guest).map(Opened::Functions),
@@ -92,9 +93,14 @@ fn fixed(path: &Path, option: &str) -> Failure {
 }
 
 /// What a guest or a program is made with.
-pub(crate) fn builder(limits: &Limits, grants: &Grants, message_size: Option<u64>) -> Builder {
+pub(crate) fn builder(
+    limits: &Limits,
+    grants: &Grants,
+    message_size: Option<u64>,
+) -> Result<Builder, Failure> {
     let level = limits.log.library();
-    let mut builder = Sandbox::builder().log_level(level).log_sink(options::show);
+    let engine = backend::engine(limits.backend)?;
+    let mut builder = Sandbox::builder().engine(&engine).log_level(level).log_sink(options::show);
     if let Some(bytes) = limits.memory {
         builder = builder.memory_limit(bytes);
     }
@@ -112,7 +118,7 @@ pub(crate) fn builder(limits: &Limits, grants: &Grants, message_size: Option<u64
         Some(Timeout(None)) => builder.no_deadline(),
         None => builder,
     };
-    grants.builder(builder)
+    Ok(grants.builder(builder))
 }
 
 /// Loads a snapshot.
@@ -129,7 +135,8 @@ pub(crate) fn load(
         return Err(fixed(path, option));
     }
     let most = limits.log.library();
-    let mut loader = Snapshot::loader().log_sink(move |record| {
+    let engine = backend::engine(limits.backend)?;
+    let mut loader = Snapshot::loader().engine(&engine).log_sink(move |record| {
         if most.is_some_and(|most| record.level <= most) {
             options::show(record);
         }

@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use glowbox::{LogLevel, LogRecord};
+use glowbox::{Backend, LogLevel, LogRecord};
 
+use crate::backend;
 use crate::output::{Escaped, Style, say};
 
-/// What a guest may use.
+/// What a guest runs on, and may use.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Limits {
+    /// What the guest runs on: KVM, or a locked-down process, which isolates it less. By default what
+    /// GLOWBOX_BACKEND names, or else a hypervisor, or with a warning a process where there is none
+    #[arg(long, value_name = "BACKEND", value_parser = backend::parser())]
+    pub(crate) backend: Option<Backend>,
     /// Heap that the guest may use, such as 256M; for a snapshot, the most that its guest may have
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory: Option<u64>,

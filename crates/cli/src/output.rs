@@ -35,6 +35,15 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
 /// Says on standard error what is wrong. Lines after the first are indented, so that none of them
 /// passes for a line of somebody else.
 pub(crate) fn complain(text: &str) {
+    tell(Style::Fail, "glowbox:", text);
+}
+
+/// Says on standard error what is to be known, though it works.
+pub(crate) fn warn(text: &str) {
+    tell(Style::Warn, "glowbox: warning:", text);
+}
+
+fn tell(style: Style, name: &str, text: &str) {
     let mut shown = String::with_capacity(text.len());
     for character in text.trim_end().chars() {
         match character {
@@ -43,7 +52,7 @@ pub(crate) fn complain(text: &str) {
             c => shown.push(c),
         }
     }
-    let name = Style::Fail.paint("glowbox:", &io::stderr());
+    let name = style.paint(name, &io::stderr());
     say(&format!("{name} {shown}\n"));
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
-use glowbox::{ExitStatus, Input, Output, Process};
+use glowbox::{ExitStatus, Guest, Input, Output, Process};
 
 use crate::failure::{Failure, Status};
 use crate::grants::Grants;
@@ -60,9 +60,10 @@ fn load(program: &Path, arguments: &[OsString], options: &Options) -> Result<Pro
         let spawner = grants.spawner(snapshot.spawner()).args(arguments);
         return Ok(spawner.stdin(input).stdout(out).stderr(errors).load()?);
     }
-    let builder = guest::builder(&limits, grants, None).args(arguments);
+    let guest = Guest::from_file(program)?;
+    let builder = guest::builder(&limits, grants, None)?.args(arguments);
     let builder = builder.stdin(input).stdout(out).stderr(errors);
-    builder.load(program).map_err(|error| grants.failure(error))
+    builder.load(&guest).map_err(|error| grants.failure(error))
 }
 
 /// The status of the command for a program's. Of a fault it says what is known, as a shell does.

@@ -7,7 +7,7 @@ mod support;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use support::{Ended, GLOWBOX, file, folder, glowbox, guest, has_kvm};
+use support::{Ended, GLOWBOX, can_run, command, file, folder, glowbox, guest};
 
 fn call(arguments: &[&str]) -> Ended {
     glowbox([&["call", guest("command")], arguments].concat())
@@ -15,7 +15,7 @@ fn call(arguments: &[&str]) -> Ended {
 
 #[test]
 fn values_of_every_kind_go_there_and_come_back() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let integers = "[255,-128,65535,-32768,4294967295,-2147483648,18446744073709551615,\
@@ -50,7 +50,7 @@ fn values_of_every_kind_go_there_and_come_back() {
 
 #[test]
 fn arguments_may_stand_in_files_and_come_from_standard_input() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -58,7 +58,7 @@ fn arguments_may_stand_in_files_and_come_from_standard_input() {
     let path = file(&folder, "data.json", large.as_bytes());
     let argument = format!("@{}", path.display());
     assert_eq!(call(&["echo", &argument]).worked(), format!("{large}\n"));
-    let mut child = Command::new(GLOWBOX)
+    let mut child = command(GLOWBOX)
         .args(["call", guest("command"), "greet", "@-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -74,7 +74,7 @@ fn arguments_may_stand_in_files_and_come_from_standard_input() {
 
 #[test]
 fn an_error_that_the_guest_returns_is_status_1_on_standard_error() {
-    if has_kvm() {
+    if can_run() {
         let error = call(&["divide", "1", "0"]).failed(1, &["division by zero"]);
         assert!(error.starts_with("glowbox: guest function `divide` returned an error"), "{error}");
     }
@@ -82,7 +82,7 @@ fn an_error_that_the_guest_returns_is_status_1_on_standard_error() {
 
 #[test]
 fn what_is_no_json_or_of_another_type_is_refused_with_the_parameter() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     call(&["add", "1", "two"]).failed(125, &["argument 2 of `add`, `b: i32`: expected", "column"]);
@@ -97,14 +97,14 @@ fn what_is_no_json_or_of_another_type_is_refused_with_the_parameter() {
 
 #[test]
 fn a_function_that_is_not_there_is_refused_with_those_that_are() {
-    if has_kvm() {
+    if can_run() {
         call(&["subtract", "1", "2"]).failed(125, &["has no function `subtract`", "add, allocate"]);
     }
 }
 
 #[test]
 fn a_type_that_only_has_a_name_is_refused_by_that_name() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let order = r#"{"item": "tea", "count": 1}"#;
@@ -121,7 +121,7 @@ fn a_guest_that_asks_for_functions_of_its_host_is_refused() {
 
 #[test]
 fn a_guest_that_is_ended_has_the_status_of_a_process_that_is() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     call(&["fail", "\"it broke\""]).failed(134, &["the guest panicked at ", "it broke"]);
@@ -133,7 +133,7 @@ fn a_guest_that_is_ended_has_the_status_of_a_process_that_is() {
 
 #[test]
 fn the_deadline_is_status_124() {
-    if has_kvm() {
+    if can_run() {
         let ended = call(&["--timeout", "100ms", "--log", "off", "spin"]);
         ended.failed(124, &["deadline of 100ms passed; see --timeout"]);
     }
@@ -141,7 +141,7 @@ fn the_deadline_is_status_124() {
 
 #[test]
 fn messages_that_are_too_large_name_the_option() {
-    if has_kvm() {
+    if can_run() {
         let data = format!("\"{}\"", "x".repeat(5000));
         let ended = call(&["--message-size", "4K", "greet", &data]);
         ended.failed(125, &["take 5002 bytes", "see --message-size"]);
@@ -151,7 +151,7 @@ fn messages_that_are_too_large_name_the_option() {
 
 #[test]
 fn what_the_guest_says_goes_to_standard_error_and_cannot_mislead() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let hostile = r#""\u001b[2Ja\nglowbox: b\u202ec""#;
@@ -171,7 +171,7 @@ guest: debug command: \u{1b}[2Ja\nglowbox: b\u{202e}c
 
 #[test]
 fn the_same_seed_gives_the_same_numbers() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let roll = |options: &[&str]| call(&[options, &["roll"]].concat()).worked();
@@ -182,7 +182,7 @@ fn the_same_seed_gives_the_same_numbers() {
 
 #[test]
 fn statistics_go_to_standard_error() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let ended = call(&["--stats", "--json", "add", "1", "2"]);
@@ -205,7 +205,7 @@ fn options_that_make_no_sense_are_refused() {
         ("--seed", "x", &["invalid digit"]),
     ] {
         let needs_kvm = value == "5000";
-        if !needs_kvm || has_kvm() {
+        if !needs_kvm || can_run() {
             call(&[option, value, "add", "1", "2"]).failed(125, words);
         }
     }
@@ -215,7 +215,7 @@ fn options_that_make_no_sense_are_refused() {
 
 #[test]
 fn a_closed_pipe_is_no_panic() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let script = format!("{GLOWBOX} call {} add 1 2 2>&1 >&3 3>&- | cat", guest("command"));

@@ -6,7 +6,7 @@ mod support;
 
 use glowbox_testguest::GuestFile;
 use serde_json::Value;
-use support::{GLOWBOX, file, folder, glowbox, guest, has_kvm, program};
+use support::{GLOWBOX, can_run, file, folder, glowbox, guest, program};
 
 fn json(path: &str) -> Value {
     let text = glowbox(["inspect", "--json", path]).worked();
@@ -103,7 +103,7 @@ fn a_guest_that_is_refused_is_shown_with_the_reason() {
 
 #[test]
 fn a_snapshot_is_shown_with_its_headers_and_where_its_guest_stands() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -141,7 +141,7 @@ fn a_snapshot_is_shown_with_its_headers_and_where_its_guest_stands() {
 
 #[test]
 fn a_damaged_snapshot_is_told_by_the_part_that_is() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use support::{Ended, folder, guest, has_kvm, interrupt, names, program, start};
+use support::{Ended, can_run, folder, guest, interrupt, names, program, start};
 
 /// Waits until the guest says that it spins; gives what follows on standard error.
 fn wait_until_it_spins(child: &mut Child) -> BufReader<std::process::ChildStderr> {
@@ -28,7 +28,7 @@ fn ends(child: Child, since: Instant) -> Ended {
 
 #[test]
 fn a_call_is_stopped_with_status_130_and_without_a_word() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let mut child = start(["call", "--timeout", "none", guest("command"), "spin"]);
@@ -44,7 +44,7 @@ fn a_call_is_stopped_with_status_130_and_without_a_word() {
 
 #[test]
 fn statistics_are_shown_all_the_same() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let mut child = start(["call", "--stats", guest("command"), "spin"]);
@@ -58,7 +58,7 @@ fn statistics_are_shown_all_the_same() {
 
 #[test]
 fn a_snapshot_that_is_interrupted_leaves_no_file() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -95,7 +95,7 @@ fn where_no_guest_runs_yet_it_ends_at_once() {
 
 #[test]
 fn a_program_is_stopped_whether_it_computes_sleeps_or_waits_for_input() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     for (verb, said) in [("spin", "spinning\n"), ("sleep", "sleeping\n"), ("upper", "")] {

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::{GLOWBOX, file, folder, has_kvm, names, run};
+use support::{GLOWBOX, can_run, command, file, folder, names, run};
 
 fn new(folder: &tempfile::TempDir, arguments: &[&str]) -> support::Ended {
     run(Command::new(GLOWBOX).arg("new").args(arguments).current_dir(folder.path()))
@@ -34,12 +34,12 @@ fn builds_and_runs(name: &str, options: &[&str]) {
     assert!(text.contains(&format!("cd {name} && cargo run")), "{text}");
     let files = [".gitignore", "Cargo.toml", "build.rs", "guest", "src"];
     assert_eq!(names(&project), files);
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = command(env!("CARGO"));
     cargo.current_dir(&project).env("CARGO_TARGET_DIR", folder.join("target"));
     cargo.env_remove("RUSTFLAGS");
     cargo.args(["run", "--quiet"]);
     let ended = run(&mut cargo);
-    if !has_kvm() {
+    if !can_run() {
         assert!(ended.err.contains("/dev/kvm"), "{}", ended.err);
         return;
     }

@@ -5,10 +5,10 @@
 mod support;
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
-use support::{Ended, GLOWBOX, file, folder, glowbox, has_kvm, program};
+use support::{Ended, GLOWBOX, can_run, command, file, folder, glowbox, program};
 
 /// Runs the program with options of the command and arguments of its own.
 fn shelled(options: &[&str], arguments: &[&str]) -> Ended {
@@ -17,7 +17,7 @@ fn shelled(options: &[&str], arguments: &[&str]) -> Ended {
 
 #[test]
 fn the_programs_status_is_the_commands() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     for status in [0, 1, 7, 124, 255] {
@@ -28,7 +28,7 @@ fn the_programs_status_is_the_commands() {
 
 #[test]
 fn a_program_that_a_signal_ends_has_the_status_that_shells_give_it() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     shelled(&[], &["abort"]).failed(134, &[]);
@@ -40,10 +40,10 @@ fn a_program_that_a_signal_ends_has_the_status_that_shells_give_it() {
 
 #[test]
 fn standard_streams_are_connected() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
-    let mut child = Command::new(GLOWBOX)
+    let mut child = command(GLOWBOX)
         .args(["run", program("shelled"), "upper"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -67,7 +67,7 @@ fn standard_streams_are_connected() {
 
 #[test]
 fn what_follows_the_program_is_the_programs() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let arguments = ["arguments", "--memory", "1", "-x", "--", "", "ü"];
@@ -79,11 +79,11 @@ fn what_follows_the_program_is_the_programs() {
 
 #[test]
 fn the_environment_is_what_was_granted() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     assert_eq!(shelled(&[], &["environment"]).worked(), "");
-    let mut command = Command::new(GLOWBOX);
+    let mut command = command(GLOWBOX);
     command.args([
         "run",
         "--env",
@@ -102,7 +102,7 @@ fn the_environment_is_what_was_granted() {
 
 #[test]
 fn files_are_what_was_granted() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -128,7 +128,7 @@ fn files_are_what_was_granted() {
 
 #[test]
 fn a_directory_to_start_in_has_to_be_there() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let words = ["no directory `/work` in the guest for --cwd", "--dir HOST:GUEST"];
@@ -144,7 +144,7 @@ fn a_directory_to_start_in_has_to_be_there() {
 
 #[test]
 fn a_scratch_directory_has_the_room_that_was_granted() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     shelled(&[], &["write", "/tmp/a", "x"]).failed(3, &[]);
@@ -155,7 +155,7 @@ fn a_scratch_directory_has_the_room_that_was_granted() {
 
 #[test]
 fn the_clock_and_random_numbers_are_what_was_asked_for() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let time =
@@ -173,7 +173,7 @@ fn the_clock_and_random_numbers_are_what_was_asked_for() {
 
 #[test]
 fn memory_is_limited() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     assert_eq!(shelled(&["--memory", "64M"], &["allocate", "20000000"]).worked(), "20000000\n");
@@ -183,7 +183,7 @@ fn memory_is_limited() {
 
 #[test]
 fn the_timeout_is_status_124_whether_the_program_computes_or_waits() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     for (clock, verb, said) in [("virtual", "spin", "spinning\n"), ("real", "sleep", "sleeping\n")]
@@ -200,11 +200,11 @@ fn the_timeout_is_status_124_whether_the_program_computes_or_waits() {
 
 #[test]
 fn the_timeout_holds_while_nobody_reads_what_the_program_writes() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let start = Instant::now();
-    let mut child = Command::new(GLOWBOX)
+    let mut child = command(GLOWBOX)
         .args(["run", "--timeout", "500ms", program("shelled"), "upper"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -224,7 +224,7 @@ fn the_timeout_holds_while_nobody_reads_what_the_program_writes() {
 
 #[test]
 fn statistics_go_to_standard_error() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let ended = shelled(&["--stats", "--json"], &["exit", "3"]);
@@ -235,7 +235,7 @@ fn statistics_go_to_standard_error() {
 
 #[test]
 fn a_snapshot_of_a_program_runs_in_its_place() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -264,7 +264,7 @@ fn a_snapshot_of_a_program_runs_in_its_place() {
 
 #[test]
 fn a_guest_with_the_standard_library_can_be_called_and_warmed_up() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let ended = glowbox(["call", program("hello-std"), "greet", "\"World\""]);
@@ -284,8 +284,8 @@ fn a_guest_with_the_standard_library_can_be_called_and_warmed_up() {
 fn busybox_runs() {
     let busybox = "/usr/bin/busybox";
     let inspected = glowbox(["inspect", busybox]);
-    if !has_kvm() || !inspected.out.contains("a static Linux program") {
-        return eprintln!("left out: there is no static {busybox}, or no KVM");
+    if !can_run() || !inspected.out.contains("a static Linux program") {
+        return eprintln!("left out: there is no static {busybox}, or guests can't run");
     }
     let sum = glowbox(["run", busybox, "sh", "-c", "echo $((6 * 7)); exit 5"]);
     assert_eq!((sum.status, sum.out.as_str()), (Some(5), "42\n"));

@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{folder, glowbox, guest, has_kvm, names};
+use support::{can_run, folder, glowbox, guest, names};
 
 fn snapshot(path: &str, options: &[&str]) -> support::Ended {
     glowbox([&["snapshot", guest("command"), "-o", path], options].concat())
@@ -12,7 +12,7 @@ fn snapshot(path: &str, options: &[&str]) -> support::Ended {
 
 #[test]
 fn a_snapshot_goes_on_where_its_guest_was_and_every_call_starts_there() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -28,7 +28,7 @@ fn a_snapshot_goes_on_where_its_guest_was_and_every_call_starts_there() {
 
 #[test]
 fn a_snapshot_may_be_taken_of_a_snapshot_and_in_its_place() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -41,7 +41,7 @@ fn a_snapshot_may_be_taken_of_a_snapshot_and_in_its_place() {
 
 #[test]
 fn what_fails_leaves_no_file_and_an_old_one_as_it_was() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -64,7 +64,7 @@ fn what_fails_leaves_no_file_and_an_old_one_as_it_was() {
 
 #[test]
 fn how_much_a_snapshots_guest_may_have_is_the_callers_to_say() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -82,7 +82,7 @@ fn how_much_a_snapshots_guest_may_have_is_the_callers_to_say() {
 
 #[test]
 fn the_seed_of_a_snapshot_holds_in_every_call() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();
@@ -97,7 +97,7 @@ fn the_seed_of_a_snapshot_holds_in_every_call() {
 
 #[test]
 fn the_log_is_shown_up_to_the_level_asked_for() {
-    if !has_kvm() {
+    if !can_run() {
         return;
     }
     let folder = folder();

@@ -1,25 +1,14 @@
-//! Which hypervisor there is, whether it may be used, and whether a guest runs on it.
+//! Which hypervisor there is, and whether it may be used.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::time::{Duration, Instant};
 
-use glowbox::{Guest, Sandbox};
 use glowbox_machine::MachineError;
 use glowbox_machine::kvm::{Probe, probe};
 
 use super::{Finding, read};
 
-/// The guest that is run.
-const GUEST: &[u8] = include_bytes!(env!("GLOWBOX_GUEST_PROBE"));
-
-/// An exit from a guest and back that takes longer than this has something in its way.
-const SLOW_CALL: Duration = Duration::from_micros(20);
-/// Calls of which the fastest counts.
-const CALLS: u32 = 50;
-
-/// What was found, and whether guests can run.
-pub(super) fn findings() -> (Vec<Finding>, bool) {
+pub(super) fn findings() -> Vec<Finding> {
     let probed = probe();
     let mut findings = vec![device(matches!(probed, Err(MachineError::Denied { .. })))];
     match probed {
@@ -27,10 +16,7 @@ pub(super) fn findings() -> (Vec<Finding>, bool) {
         Err(error) => findings.push(unusable(&error)),
     }
     findings.extend(parameters());
-    findings.extend(mshv());
-    let (guest, works) = guest();
-    findings.extend(guest);
-    (findings, works)
+    findings
 }
 
 /// The device and whom it belongs to, and what to change about that if it keeps this user out.
@@ -149,57 +135,6 @@ fn parameters() -> Vec<Finding> {
         ));
     }
     findings
-}
-
-fn mshv() -> Option<Finding> {
-    fs::metadata("/dev/mshv").ok()?;
-    let finding = Finding::warn("/dev/mshv", "there, but Glowbox has no backend for it yet");
-    Some(finding.advise("Use a machine with KVM"))
-}
-
-/// Makes a VM, and calls a function in it.
-fn guest() -> (Vec<Finding>, bool) {
-    match try_guest() {
-        Ok(findings) => (findings, true),
-        Err(error) => {
-            let advice = match error.kind() {
-                // The line about KVM has it.
-                glowbox::ErrorKind::HypervisorMissing | glowbox::ErrorKind::HypervisorDenied => {
-                    None
-                }
-                _ => Some("The kernel's log (dmesg) may say more".to_string()),
-            };
-            let finding = Finding::fail("a guest", format!("can't be run: {error}"));
-            (vec![Finding { advice, ..finding }], false)
-        }
-    }
-}
-
-fn try_guest() -> Result<Vec<Finding>, glowbox::Error> {
-    let guest = Guest::from_bytes("probe", GUEST)?;
-    let start = Instant::now();
-    let mut sandbox = Sandbox::builder().build(&guest)?;
-    let made = start.elapsed();
-    let add = sandbox.function::<(u32, u32), u32>("add")?;
-    let mut fastest = Duration::MAX;
-    for number in 0..CALLS {
-        let start = Instant::now();
-        let sum = add.call(&mut sandbox, (number, 1))?;
-        fastest = fastest.min(start.elapsed());
-        debug_assert_eq!(sum, number + 1);
-    }
-    let found = format!("runs; made and started in {made:.1?}, called in {fastest:.1?}");
-    let call = match fastest > SLOW_CALL {
-        true => Finding::warn("a guest", found).advise(
-            "On bare metal, a few microseconds are usual. A virtual machine inside a virtual machine \
-             takes longer, and so does an unoptimised build of this command",
-        ),
-        false => Finding::ok("a guest", found),
-    };
-    let start = Instant::now();
-    drop(sandbox.snapshot()?.spawn()?);
-    let spawned = format!("taken, and a sandbox spawned from it, in {:.1?}", start.elapsed());
-    Ok(vec![call, Finding::ok("a snapshot", spawned)])
 }
 
 #[cfg(test)]

@@ -44,6 +44,32 @@ impl Ended {
     }
 }
 
+/// What names the backend.
+pub(crate) const VARIABLE: &str = "GLOWBOX_BACKEND";
+
+/// What [`VARIABLE`] is for the tests: as it is for them, or where there is no hypervisor what the command uses
+/// then, so that it does not warn.
+static BACKEND: LazyLock<String> = LazyLock::new(|| {
+    let given = std::env::var(VARIABLE).unwrap_or_default();
+    let doctor: serde_json::Value = serde_json::from_str(&DOCTOR.out).expect("JSON");
+    match (doctor["backend"].as_str(), doctor["is_default"].as_bool()) {
+        (Some(backend), Some(false)) => backend.into(),
+        _ => given,
+    }
+});
+
+static DOCTOR: LazyLock<Ended> = LazyLock::new(|| {
+    let output = Command::new(GLOWBOX).args(["doctor", "--json"]).stdin(Stdio::null()).output();
+    Ended::of(output.expect("the command can be run"))
+});
+
+/// A program that runs guests where there is a hypervisor and where there is none, without a warning.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env(VARIABLE, &*BACKEND);
+    command
+}
+
 /// Runs a command to its end.
 pub(crate) fn run(command: &mut Command) -> Ended {
     Ended::of(command.stdin(Stdio::null()).output().expect("the command can be run"))
@@ -51,12 +77,12 @@ pub(crate) fn run(command: &mut Command) -> Ended {
 
 /// Runs `glowbox` to its end.
 pub(crate) fn glowbox<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ended {
-    run(Command::new(GLOWBOX).args(arguments))
+    run(command(GLOWBOX).args(arguments))
 }
 
 /// Starts `glowbox` with Ctrl-C as a shell's foreground program has it, whatever runs the tests.
 pub(crate) fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Child {
-    let mut command = Command::new("env");
+    let mut command = command("env");
     command.arg("--default-signal=INT").arg(GLOWBOX).args(arguments);
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     piped.spawn().expect("the command can be run")
@@ -116,19 +142,32 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Whether guests can run here; says so if not.
-pub(crate) fn has_kvm() -> bool {
-    static WHY_NOT: LazyLock<Option<String>> = LazyLock::new(|| {
-        let doctor = glowbox(["doctor"]);
-        (doctor.status != Some(0)).then_some(doctor.out)
-    });
-    match &*WHY_NOT {
-        None => true,
-        Some(why) => {
-            eprintln!("left out: guests can't run here: {why}");
-            false
-        }
+pub(crate) fn can_run() -> bool {
+    let can = DOCTOR.status == Some(0);
+    if !can {
+        eprintln!("left out: guests can't run here: {}", DOCTOR.out);
     }
+    can
 }
+
+/// Runs a script after `setup` in mounts of its own, which takes root; `None` if that is not possible.
+pub(crate) fn with_mounts(setup: &str, script: &str) -> Option<Ended> {
+    if !is_root() {
+        return None;
+    }
+    let script = format!("{{ {setup}; }} || exit 99; {script}");
+    let mut unshare = Command::new("unshare");
+    let ended = run(unshare.args(["-m", "sh", "-c", &script]).env_remove(VARIABLE));
+    let unshared = !ended.err.contains("unshare");
+    if ended.status == Some(99) || ended.status == Some(1) && !unshared {
+        eprintln!("left out: no mounts of its own: {}", ended.err);
+        return None;
+    }
+    Some(ended)
+}
+
+/// Hides /dev/kvm, as a container without it does.
+pub(crate) const HIDE_DEVICES: &str = "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3";
 
 /// Whether this is root, as tests that change users and mounts need; says so if not.
 pub(crate) fn is_root() -> bool {

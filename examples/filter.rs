@@ -54,6 +54,7 @@ fn main() -> Result<(), Error> {
 /// A sandbox with the plugin. Building it compiles the plugin's patterns.
 fn sandbox() -> Result<Sandbox, Error> {
     Sandbox::builder()
+        .engine(&glowbox_examples::engine()?)
         .memory_limit(16 << 20)
         .deadline(Duration::from_secs(2))
         .log_sink(|record| eprintln!("plugin: {record}"))

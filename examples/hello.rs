@@ -7,8 +7,10 @@ use std::time::Instant;
 use glowbox::{Error, Sandbox};
 
 fn main() -> Result<(), Error> {
+    let engine = glowbox_examples::engine()?;
     let start = Instant::now();
     let mut sandbox = Sandbox::builder()
+        .engine(&engine)
         .host_function("weekday", || "Monday".to_string())
         .build(env!("GLOWBOX_GUEST_HELLO"))?;
     let created = start.elapsed();
@@ -18,6 +20,6 @@ fn main() -> Result<(), Error> {
     let called = start.elapsed();
 
     println!("{greeting}");
-    println!("The micro-VM was created in {created:?}, the call took {called:?}.");
+    println!("The sandbox was created in {created:?}, the call took {called:?}.");
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use glowbox::{Error, Function, Sandbox, Snapshot};
+use glowbox::{Engine, Error, Function, Sandbox, Snapshot};
 use records::{Level, Malformed, Record};
 
 const REQUESTS: usize = 2_000;
@@ -17,8 +17,10 @@ const LINE: &str =
 type Filter = Function<(&'static str,), Record>;
 
 fn main() -> Result<(), Error> {
+    let engine = glowbox_examples::engine()?;
     let (sandbox, boot) = timed(|| {
         Sandbox::builder()
+            .engine(&engine)
             .host_function("lookup", |_: u32| -> Result<String, glowbox::HostError> {
                 Ok("ada".to_string())
             })
@@ -57,7 +59,7 @@ fn main() -> Result<(), Error> {
     let each = batch / u32::try_from(served.max(1)).unwrap_or(1);
     println!("a call in a batch    {each:>10.1?}  ({:?})", counts(&mut kept)?);
 
-    through_a_file(&snapshot)
+    through_a_file(&snapshot, &engine)
 }
 
 /// One request: a fresh sandbox has counted nothing before it, and one line after.
@@ -67,11 +69,12 @@ fn serve(filter: &Filter, sandbox: &mut Sandbox) -> Result<(), Error> {
 }
 
 /// Saves the snapshot, and loads it as another process could.
-fn through_a_file(snapshot: &Snapshot) -> Result<(), Error> {
+fn through_a_file(snapshot: &Snapshot, engine: &Engine) -> Result<(), Error> {
     let path = std::env::temp_dir().join(format!("glowbox-{}.snapshot", std::process::id()));
     snapshot.save(&path)?;
     let (loaded, load) = timed(|| {
         Snapshot::loader()
+            .engine(engine)
             .host_function("lookup", |_: u32| -> Result<String, glowbox::HostError> {
                 Ok("grace".to_string())
             })

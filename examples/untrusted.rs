@@ -33,7 +33,7 @@ fn main() -> Result<(), Error> {
     let guest = Guest::from_bytes("untrusted", GUEST)?;
 
     for (attempt, function) in ATTEMPTS {
-        let mut sandbox = limited().build(&guest)?;
+        let mut sandbox = limited()?.build(&guest)?;
         let result = sandbox.call::<_, ()>(function, ());
         report(attempt, &told(&result), &sandbox);
     }
@@ -42,29 +42,32 @@ fn main() -> Result<(), Error> {
     flood_the_log(&guest)?;
 
     // What it imports and the host does not offer keeps a guest from being started at all.
-    let refused = Sandbox::builder().build(&guest).map(drop);
+    let bare = Sandbox::builder().engine(&glowbox_examples::engine()?);
+    let refused = bare.build(&guest).map(drop);
     println!("{:<22} {}", "start without imports", told(&refused));
 
-    let mut healthy = limited().build(&guest)?;
+    let mut healthy = limited()?.build(&guest)?;
     let answer: u32 = healthy.call("answer", (6u32, 7u32))?;
     report("multiply 6 by 7", &format!("the value {answer}"), &healthy);
     Ok(())
 }
 
 /// What every sandbox here may do.
-fn limited() -> Builder {
-    Sandbox::builder()
+fn limited() -> Result<Builder, Error> {
+    let builder = Sandbox::builder()
+        .engine(&glowbox_examples::engine()?)
         .memory_limit(8 << 20)
         .stack_size(64 << 10)
         .deadline(Duration::from_secs(1))
         .host_function("read_file", |path: String| match path.as_str() {
             "/etc/hostname" => Ok("glowbox\n".to_string()),
             _ => Err(HostError::new(format!("`{path}` is not for guests"))),
-        })
+        });
+    Ok(builder)
 }
 
 fn loop_until_the_deadline(guest: &Guest) -> Result<(), Error> {
-    let mut sandbox = limited().build(guest)?;
+    let mut sandbox = limited()?.build(guest)?;
     let options = CallOptions::new().deadline(Duration::from_millis(20));
     let start = Instant::now();
     let result = sandbox.call_with::<_, ()>(&options, "loop_forever", ());
@@ -74,7 +77,7 @@ fn loop_until_the_deadline(guest: &Guest) -> Result<(), Error> {
 }
 
 fn loop_until_interrupted(guest: &Guest) -> Result<(), Error> {
-    let mut sandbox = limited().no_deadline().build(guest)?;
+    let mut sandbox = limited()?.no_deadline().build(guest)?;
     let handle = sandbox.interrupt_handle();
     let other = thread::spawn(move || {
         thread::sleep(Duration::from_millis(20));
@@ -93,7 +96,7 @@ fn flood_the_log(guest: &Guest) -> Result<(), Error> {
     const LINES: u32 = 5000;
     let arrived = Arc::new(AtomicU32::new(0));
     let counter = Arc::clone(&arrived);
-    let mut sandbox = limited()
+    let mut sandbox = limited()?
         .deadline(Duration::from_secs(10))
         .log_sink(move |_record| {
             counter.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! Builds what the benchmarks run: the guests, the module of the compute set (natively and as
 //! WebAssembly), and the program that stands for processes.
 //!
-//! A WebAssembly module needs a target that not every machine has. Without it the build goes on, and
-//! the scoreboard says which rows it leaves out and why.
+//! WebAssembly is built with the feature `wasmtime` alone. It needs a target that not every machine has:
+//! without it the build goes on, and the scoreboard says which rows it leaves out and why.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,17 @@ fn main() {
     }
     let native = modules(&out, NATIVE_TARGET, "", &["compute-module"]);
     println!("cargo:rustc-env=GLOWBOX_NATIVE_COMPUTE={}/libcompute_module.so", native.display());
+    if env::var_os("CARGO_FEATURE_WASMTIME").is_some() {
+        wasm_modules(&out);
+    }
+    worker(&out);
+    println!("cargo:rustc-env=GLOWBOX_RUSTC={}", rustc_version());
+}
+
+/// Builds what Wasmtime runs, where that can be done.
+fn wasm_modules(out: &Path) {
     if has_target(WASM_TARGET) {
-        let wasm = modules(&out, WASM_TARGET, WASM_FLAGS, &["bench-module", "compute-module"]);
+        let wasm = modules(out, WASM_TARGET, WASM_FLAGS, &["bench-module", "compute-module"]);
         println!("cargo:rustc-env=GLOWBOX_WASM_BENCH={}/bench_module.wasm", wasm.display());
         println!("cargo:rustc-env=GLOWBOX_WASM_COMPUTE={}/compute_module.wasm", wasm.display());
     } else {
@@ -40,8 +49,6 @@ fn main() {
              {WASM_TARGET}): the scoreboard will leave Wasmtime's rows out"
         );
     }
-    worker(&out);
-    println!("cargo:rustc-env=GLOWBOX_RUSTC={}", rustc_version());
 }
 
 /// Builds modules for a target: in a cargo call of its own, so that no other crate's choice of

@@ -56,6 +56,13 @@ impl Samples {
         }
     }
 
+    /// Adds all that another has, each row's under another name.
+    pub(crate) fn take_in(&mut self, other: Samples, name: impl Fn(&str) -> String) {
+        for (id, values) in other.of {
+            self.of.entry(name(&id)).or_default().extend(values);
+        }
+    }
+
     pub(crate) fn sorted(&self, id: &str) -> Option<Sorted> {
         Sorted::new(self.of.get(id)?)
     }

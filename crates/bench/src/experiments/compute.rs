@@ -7,8 +7,8 @@
 
 use glowbox::{Function, Guest, Sandbox};
 use glowbox_bench::subject::Result;
-use wasmtime::{Store, TypedFunc};
 
+use super::process::beside;
 use super::{Experiment, Lab, Opened, Plan, ready};
 use crate::peers::native::Library;
 use crate::rows::{Row, System, Yardstick};
@@ -34,18 +34,22 @@ pub(crate) fn plans() -> Vec<Plan> {
         let wasm = format!("compute-{name}-wasmtime");
         let glowbox = format!("compute-{name}");
         let by_native = Yardstick::row(&native, "native");
-        let rows = vec![
-            Row::new(System::Native, &native, what),
-            Row::glowbox(&glowbox, what).against(by_native.clone()).at_most(NATIVE_BOUND),
-        ];
-        plans.push(Plan::new(rows, move |_| ready(Compute::open(number, 1, "")?)).every(4));
+        let once = || {
+            let rows = vec![
+                Row::new(System::Native, &native, what),
+                Row::glowbox(&glowbox, what).against(by_native.clone()).at_most(NATIVE_BOUND),
+            ];
+            let open = move |lab: &Lab| ready(Compute::open(lab, number, 1, "")?);
+            vec![Plan::new(rows, open).every(4)]
+        };
+        plans.extend(beside(once));
         let sustained = format!("{what}, {times} in one call: each");
         let rows = vec![
             Row::new(System::Native, format!("{native}-sustained"), &sustained),
             Row::glowbox(format!("{glowbox}-sustained"), &sustained)
                 .against(Yardstick::row(&format!("{native}-sustained"), "native, sustained")),
         ];
-        let open = move |_: &Lab| ready(Compute::open(number, times, "-sustained")?);
+        let open = move |lab: &Lab| ready(Compute::open(lab, number, times, "-sustained")?);
         plans.push(Plan::new(rows, open).every(8));
         // Rows of their own, which can be missing where there is no WebAssembly.
         let rows = vec![
@@ -72,9 +76,10 @@ struct Compute {
 }
 
 impl Compute {
-    fn open(number: u32, times: u32, suffix: &str) -> Result<Compute> {
+    fn open(lab: &Lab, number: u32, times: u32, suffix: &str) -> Result<Compute> {
         let elf = include_bytes!(env!("GLOWBOX_GUEST_COMPUTE")).as_slice();
-        let sandbox = Sandbox::builder().build(Guest::from_bytes("compute", elf)?)?;
+        let sandbox =
+            Sandbox::builder().engine(&lab.shared).build(Guest::from_bytes("compute", elf)?)?;
         let native = Library::open()?;
         native.prepare();
         let name = PIECES[number as usize].0;
@@ -109,44 +114,20 @@ impl Experiment for Compute {
             samples.add(&self.ids[side], time / f64::from(times));
             sums[side] = sum;
         }
-        same(sums[1], sums[0])
+        same_work(sums[1], sums[0])
     }
 }
 
 /// In Wasmtime.
-struct WasmCompute {
-    number: u32,
-    id: String,
-    expected: u64,
-    store: Store<()>,
-    run: TypedFunc<(u32, u32), u64>,
-}
-
 fn open_wasm(lab: &Lab, number: u32) -> Result<Opened> {
-    let wasm = match lab.wasm()? {
-        Ok(wasm) => wasm,
-        Err(reason) => return Ok(Opened::LeftOut(reason)),
-    };
-    let mut store = Store::new(wasm.compute().module().engine(), ());
-    let instance = wasm.compute().instantiate(&mut store)?;
-    instance.get_typed_func::<(), ()>(&mut store, "prepare")?.call(&mut store, ())?;
-    let run = instance.get_typed_func(&mut store, "run")?;
-    let id = format!("compute-{}-wasmtime", PIECES[number as usize].0);
-    let native = Library::open()?;
-    ready(WasmCompute { number, id, expected: native.run(number, 1), store, run })
-}
-
-impl Experiment for WasmCompute {
-    fn sample(&mut self, samples: &mut Samples) -> Result<()> {
-        self.run.call(&mut self.store, (self.number, 1))?;
-        let (sum, time) = timed(|| self.run.call(&mut self.store, (self.number, 1)))?;
-        same(sum, self.expected)?;
-        samples.add(&self.id, time);
-        Ok(())
+    match lab.wasm()? {
+        Ok(wasm) => wasm.compute(format!("compute-{}-wasmtime", PIECES[number as usize].0), number),
+        Err(reason) => Ok(Opened::LeftOut(reason)),
     }
 }
 
-fn same(sum: u64, expected: u64) -> Result<()> {
+/// Fails if a piece of work did not come to what it comes to natively.
+pub(crate) fn same_work(sum: u64, expected: u64) -> Result<()> {
     if sum == expected && sum != 0 {
         return Ok(());
     }

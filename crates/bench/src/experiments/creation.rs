@@ -42,7 +42,7 @@ pub(crate) fn plan() -> Plan {
 }
 
 struct Creation {
-    bare: Arc<Bare>,
+    bare: Option<Arc<Bare>>,
     engine: Engine,
     elf: Arc<[u8]>,
     snapshot: Snapshot,
@@ -55,19 +55,21 @@ impl Creation {
         let engine = lab.cold.clone();
         let mut booted = subject::builder().engine(&engine).build(&lab.guest)?;
         let (snapshot, add) = (booted.snapshot()?, booted.function("add")?);
-        let (bare, elf) = (Arc::clone(&lab.bare), Arc::clone(&lab.elf));
+        let (bare, elf) = (lab.beside(), Arc::clone(&lab.elf));
         Ok(Creation { bare, engine, elf, snapshot, add, state: 1 })
     }
 
     fn bare_not_run(&self, samples: &mut Samples) -> Result<()> {
-        let (floor, time) = timed(|| self.bare.create_only())?;
+        let Some(bare) = &self.bare else { return Ok(()) };
+        let (floor, time) = timed(|| bare.create_only())?;
         samples.add("floor-create-only", time);
         drop(floor);
         Ok(())
     }
 
     fn bare(&self, samples: &mut Samples) -> Result<()> {
-        let (floor, create) = timed(|| self.bare.create())?;
+        let Some(bare) = &self.bare else { return Ok(()) };
+        let (floor, create) = timed(|| bare.create())?;
         samples.add("floor-create", create);
         let ((), close) = timed(|| -> Result<()> {
             drop(floor);

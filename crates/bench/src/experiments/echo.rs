@@ -40,7 +40,8 @@ struct Echo {
 
 impl Echo {
     fn open(lab: &Lab, size: usize) -> Result<Echo> {
-        let sandbox = subject::builder().message_size(MESSAGE_SIZE).build(&lab.guest)?;
+        let sandbox =
+            subject::builder().engine(&lab.shared).message_size(MESSAGE_SIZE).build(&lab.guest)?;
         let data = (0..ECHO_SIZES[size].1).map(|at| at.to_le_bytes()[0]).collect();
         Ok(Echo { id: id(size), echo: sandbox.function("echo")?, sandbox, data })
     }

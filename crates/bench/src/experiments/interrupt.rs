@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use glowbox::{ErrorKind, Guest, InterruptHandle};
+use glowbox::{Engine, ErrorKind, Guest, InterruptHandle};
 use glowbox_bench::subject::{self, Result};
 
 use super::{Experiment, Lab, Plan, ready};
@@ -25,6 +25,7 @@ pub(crate) fn plan() -> Plan {
 }
 
 struct Interrupt {
+    engine: Engine,
     guest: Guest,
     handles: Sender<InterruptHandle>,
     times: Receiver<Instant>,
@@ -49,13 +50,13 @@ impl Interrupt {
                 }
             }
         });
-        Interrupt { guest: lab.guest.clone(), handles, times }
+        Interrupt { engine: lab.shared.clone(), guest: lab.guest.clone(), handles, times }
     }
 }
 
 impl Experiment for Interrupt {
     fn sample(&mut self, samples: &mut Samples) -> Result<()> {
-        let mut sandbox = subject::sandbox(self.guest.clone())?;
+        let mut sandbox = subject::builder().engine(&self.engine).build(&self.guest)?;
         let spin = sandbox.function::<(), ()>("spin")?;
         self.handles.send(sandbox.interrupt_handle())?;
         let result = spin.call(&mut sandbox, ());

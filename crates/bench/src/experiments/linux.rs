@@ -7,12 +7,13 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use glowbox::{Clock, ExitStatus, Guest, Output, Sandbox};
+use glowbox::{Clock, Engine, ExitStatus, Guest, Output, Sandbox};
 use glowbox_bench::subject::Result;
 use tempfile::TempPath;
 
 use super::compute::NATIVE_BOUND;
-use super::{Experiment, Plan, ready};
+use super::process::beside;
+use super::{Experiment, Lab, Plan, ready};
 use crate::rows::{Row, System, Yardstick};
 use crate::samples::{Samples, shuffle};
 
@@ -32,31 +33,37 @@ pub(crate) fn plans() -> Vec<Plan> {
             .against(Yardstick::row("coremark-native", "native"))
             .at_most(NATIVE_BOUND),
     ];
-    let writes = vec![
-        Row::new(System::Native, "linux-write-native", "a write of 1 byte to a file"),
-        Row::glowbox("linux-write", "a write of 1 byte to standard output"),
-    ];
+    let writes = || {
+        let rows = vec![
+            Row::new(System::Native, "linux-write-native", "a write of 1 byte to a file"),
+            Row::glowbox("linux-write", "a write of 1 byte to standard output"),
+        ];
+        let ids = &["linux-write-native", "linux-write"];
+        vec![Plan::new(rows, move |lab| ready(Writes::open(lab, ids, 0)?))]
+    };
     let many = Row::glowbox("linux-write-100000", "the same, of 100,000 at once");
-    vec![
-        Plan::new(coremark, |_| ready(Coremark::open()?)).every(8),
-        Plan::new(writes, |_| ready(Writes::open(&["linux-write-native", "linux-write"], 0)?)),
-        Plan::new(vec![many], |_| ready(Writes::open(&["linux-write-100000"], 1)?)).last(),
-    ]
+    let mut plans = vec![Plan::new(coremark, |lab| ready(Coremark::open(lab)?)).every(8)];
+    plans.extend(beside(writes));
+    let open = |lab: &Lab| ready(Writes::open(lab, &["linux-write-100000"], 1)?);
+    plans.push(Plan::new(vec![many], open).last());
+    plans
 }
 
 /// A program, as a file for Linux and as a guest.
 struct Program {
+    engine: Engine,
     guest: Guest,
     file: TempPath,
 }
 
 impl Program {
-    fn new(name: &str, elf: &'static [u8]) -> Result<Program> {
+    fn new(lab: &Lab, name: &str, elf: &'static [u8]) -> Result<Program> {
         use std::os::unix::fs::PermissionsExt;
         let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(elf)?;
         file.as_file().set_permissions(std::fs::Permissions::from_mode(0o700))?;
-        Ok(Program { guest: Guest::from_bytes(name, elf)?, file: file.into_temp_path() })
+        let (engine, guest) = (lab.shared.clone(), Guest::from_bytes(name, elf)?);
+        Ok(Program { engine, guest, file: file.into_temp_path() })
     }
 
     /// What it says on standard error, as a process.
@@ -72,6 +79,7 @@ impl Program {
     fn in_a_sandbox(&self, argument: u32) -> Result<String> {
         let ((stdout, _), (stderr, errors)) = (Output::buffer(1 << 20), Output::buffer(1 << 10));
         let mut process = Sandbox::builder()
+            .engine(&self.engine)
             .args([argument.to_string()])
             .stdout(stdout)
             .stderr(stderr)
@@ -103,8 +111,8 @@ struct Coremark {
 }
 
 impl Coremark {
-    fn open() -> Result<Coremark> {
-        Ok(Coremark { program: Program::new("coremark-run", COREMARK)?, state: 1 })
+    fn open(lab: &Lab) -> Result<Coremark> {
+        Ok(Coremark { program: Program::new(lab, "coremark-run", COREMARK)?, state: 1 })
     }
 }
 
@@ -131,8 +139,8 @@ struct Writes {
 }
 
 impl Writes {
-    fn open(ids: &'static [&'static str], count: usize) -> Result<Writes> {
-        Ok(Writes { program: Program::new("syscalls", SYSCALLS)?, ids, count: WRITES[count] })
+    fn open(lab: &Lab, ids: &'static [&'static str], count: usize) -> Result<Writes> {
+        Ok(Writes { program: Program::new(lab, "syscalls", SYSCALLS)?, ids, count: WRITES[count] })
     }
 }
 

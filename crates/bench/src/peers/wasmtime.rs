@@ -1,28 +1,16 @@
 //! Wasmtime: instances made on demand and taken from a pool, and calls.
 //!
-//! The module is compiled by Cranelift before any clock runs, and linked to its imports in advance
-//! (`InstancePre`). What is timed is what a program does for each fresh instance: a store, an
-//! instance, a call, and the end of both.
+//! It takes minutes to compile, so it is there only with the feature `wasmtime`. The rows are the same
+//! without it, and are left out by name.
 
-use std::fs;
+#[cfg_attr(feature = "wasmtime", path = "wasmtime/linked.rs")]
+#[cfg_attr(not(feature = "wasmtime"), path = "wasmtime/absent.rs")]
+mod engine;
 
-use glowbox_bench::subject::Result;
-use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel,
-    PoolingAllocationConfig, Store, TypedFunc,
-};
+pub(crate) use engine::{Wasm, version};
 
-use crate::experiments::{Experiment, Opened, Plan};
+use crate::experiments::{Opened, Plan};
 use crate::rows::{Row, System};
-use crate::samples::{Samples, mean, timed};
-
-/// The modules' files, where the target for them was installed when this was built.
-const BENCH: Option<&str> = option_env!("GLOWBOX_WASM_BENCH");
-const COMPUTE: Option<&str> = option_env!("GLOWBOX_WASM_COMPUTE");
-/// Calls in a sample: one takes tens of nanoseconds.
-const CALLS: u32 = 1000;
-/// Instances in a round, each a sample.
-const INSTANCES: u32 = 4;
 
 pub(crate) fn plans() -> Vec<Plan> {
     let row = |id, what: &str| Row::new(System::Wasmtime, id, what);
@@ -32,92 +20,7 @@ pub(crate) fn plans() -> Vec<Plan> {
         row("wasmtime-call", "add(u32, u32), warm"),
     ];
     vec![Plan::new(rows, |lab| match lab.wasm()? {
-        Ok(wasm) => Ok(Opened::Ready(Box::new(Instances::open(wasm)?))),
+        Ok(wasm) => wasm.instances(),
         Err(reason) => Ok(Opened::LeftOut(reason)),
     })]
-}
-
-/// The modules, compiled.
-#[derive(Clone)]
-pub(crate) struct Wasm {
-    compute: InstancePre<()>,
-    /// The small one, for both kinds of allocation.
-    on_demand: InstancePre<()>,
-    pooling: InstancePre<()>,
-}
-
-impl Wasm {
-    /// Compiles it, or says why there is nothing to compile.
-    pub(crate) fn compile() -> Result<std::result::Result<Wasm, String>> {
-        let (Some(bench), Some(compute)) = (BENCH, COMPUTE) else {
-            return Ok(Err("this was built without the target wasm32-unknown-unknown; \
-                           `rustup target add wasm32-unknown-unknown`, then build again"
-                .into()));
-        };
-        // Its defaults are the fastest here: keeping 256 KiB of each instance, which then are zeroed in
-        // place, has been tried.
-        let pool = InstanceAllocationStrategy::Pooling(PoolingAllocationConfig::default());
-        Ok(Ok(Wasm {
-            compute: compiled(compute, InstanceAllocationStrategy::OnDemand)?,
-            on_demand: compiled(bench, InstanceAllocationStrategy::OnDemand)?,
-            pooling: compiled(bench, pool)?,
-        }))
-    }
-
-    /// The module of the compute set.
-    pub(crate) fn compute(&self) -> &InstancePre<()> {
-        &self.compute
-    }
-}
-
-fn compiled(path: &str, allocation: InstanceAllocationStrategy) -> Result<InstancePre<()>> {
-    let mut config = Config::new();
-    config.cranelift_opt_level(OptLevel::Speed).allocation_strategy(allocation);
-    let engine = Engine::new(&config)?;
-    let module = Module::new(&engine, fs::read(path)?)?;
-    Ok(Linker::new(&engine).instantiate_pre(&module)?)
-}
-
-struct Instances {
-    wasm: Wasm,
-    store: Store<()>,
-    add: TypedFunc<(u32, u32), u32>,
-}
-
-impl Instances {
-    fn open(wasm: Wasm) -> Result<Instances> {
-        let mut store = Store::new(wasm.on_demand.module().engine(), ());
-        let instance = wasm.on_demand.instantiate(&mut store)?;
-        let add = instance.get_typed_func(&mut store, "add")?;
-        Ok(Instances { wasm, store, add })
-    }
-}
-
-impl Experiment for Instances {
-    fn sample(&mut self, samples: &mut Samples) -> Result<()> {
-        let kinds = [
-            ("wasmtime-on-demand", &self.wasm.on_demand),
-            ("wasmtime-pooling", &self.wasm.pooling),
-        ];
-        for (id, module) in kinds {
-            life(module)?;
-            for _ in 0..INSTANCES {
-                samples.add(id, timed(|| life(module))?.1);
-            }
-        }
-        let call = || match self.add.call(&mut self.store, (2, 3)) {
-            Ok(5) => Ok(()),
-            other => Err(format!("2 and 3 make {other:?}")),
-        };
-        samples.add("wasmtime-call", mean(CALLS, call)?);
-        Ok(())
-    }
-}
-
-/// The whole life of an instance.
-fn life(module: &InstancePre<()>) -> Result<()> {
-    let mut store = Store::new(module.module().engine(), ());
-    let instance = module.instantiate(&mut store)?;
-    let add = instance.get_typed_func::<(u32, u32), u32>(&mut store, "add")?;
-    if add.call(&mut store, (2, 3))? == 5 { Ok(()) } else { Err("the instance can't add".into()) }
 }

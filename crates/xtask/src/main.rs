@@ -6,8 +6,12 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod backends;
+mod programs;
+mod report;
 mod svm;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -22,11 +26,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Backends(backends::Options),
     Svm(svm::Options),
+}
+
+/// The repository.
+fn root() -> Result<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
+        Task::Backends(options) => backends::run(&options),
         Task::Svm(options) => svm::run(&options),
     };
     result.unwrap_or_else(|failure| {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::needs::Found;
-use super::report::Report;
+use crate::report::Report;
 
 /// How the machine is made, and for how long it may go on.
 #[derive(Debug)]

@@ -9,11 +9,9 @@ mod machine;
 mod modules;
 mod needs;
 mod packed;
-mod programs;
-mod report;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -22,7 +20,11 @@ use glowbox_testprograms::Programs;
 
 use machine::Machine;
 use packed::{Files, Script};
-use programs::Program;
+
+use crate::programs::{self, Program};
+use crate::report;
+
+pub(crate) use packed::{BOOTED, MARK};
 
 /// Programs that read this repository or run cargo, and never KVM: they would find neither there.
 const WITHOUT_KVM: [&str; 4] =
@@ -92,8 +94,7 @@ fn variable(text: &str) -> Result<(String, String), String> {
 
 /// Does it all. Fails if a test failed, or the kernel complained of itself.
 pub(super) fn run(options: &Options) -> Result<ExitCode, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let root = root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))?;
+    let root = crate::root()?;
     let target = root.join("target");
     let work = target.join("svm");
     let logs = options.logs.clone().unwrap_or_else(|| work.join("logs"));
@@ -105,7 +106,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, String> {
     let compiled = Programs::new(&target);
     let found = needs::find(&options.qemu, &compiled, &linux, options.kernel.as_deref());
     let found = found.map_err(|missing| needs::text(&missing))?;
-    let programs = chosen(programs::build(&root, &work.join("build"), &options.package)?, options)?;
+    let programs =
+        chosen(programs::build_static(&root, &work.join("build"), &options.package)?, options)?;
     if options.list {
         return list(&programs, &options.arguments);
     }

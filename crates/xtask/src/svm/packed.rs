@@ -14,13 +14,13 @@ use glowbox_testprograms::{Libc, PREBUILT, Programs};
 use super::cpio::Archive;
 use super::modules;
 use super::needs::Found;
-use super::programs::Program;
+use crate::programs::Program;
 
 /// What the script's own lines start with.
-pub(super) const MARK: &str = "@@svm ";
+pub(crate) const MARK: &str = "@@svm ";
 
 /// The line of it in the kernel's log: the kernel has started, and KVM has not.
-pub(super) const BOOTED: &str = "booted";
+pub(crate) const BOOTED: &str = "booted";
 
 /// How the programs are run.
 #[derive(Debug, Default)]

@@ -7,43 +7,43 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::packed::{BOOTED, MARK};
+use crate::svm::{BOOTED, MARK};
 
 /// What a program came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
-    pub(super) name: String,
+pub(crate) struct Outcome {
+    pub(crate) name: String,
     /// The status that it ended with, if it ended.
-    pub(super) status: Option<i32>,
-    pub(super) passed: u64,
-    pub(super) failed: u64,
-    ignored: u64,
+    pub(crate) status: Option<i32>,
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
     /// Left out while they ran, as the program counts them.
-    left_out: u64,
-    reasons: BTreeMap<String, u64>,
-    failures: Vec<String>,
+    pub(crate) left_out: u64,
+    pub(crate) reasons: BTreeMap<String, u64>,
+    pub(crate) failures: Vec<String>,
     /// What the program counted: cases of attacks by class, and the instructions that they executed.
     tried: Vec<String>,
     /// When it started, and how long it took.
     start: Duration,
-    took: Duration,
+    pub(crate) took: Duration,
     /// The test that it started last.
     last: String,
 }
 
 /// The outcomes, as they become known line by line.
 #[derive(Debug, Default)]
-pub(super) struct Report {
-    pub(super) programs: Vec<Outcome>,
+pub(crate) struct Report {
+    pub(crate) programs: Vec<Outcome>,
     running: bool,
     listing: bool,
-    pub(super) done: bool,
+    pub(crate) done: bool,
     broken: Option<String>,
 }
 
 impl Report {
     /// Takes the next line, printed so long after the start.
-    pub(super) fn line(&mut self, line: &str, at: Duration) {
+    pub(crate) fn line(&mut self, line: &str, at: Duration) {
         if let Some(mark) = line.strip_prefix(MARK) {
             return self.mark(mark, at);
         }
@@ -114,13 +114,13 @@ impl Report {
     }
 
     /// The test that runs, or ran last.
-    pub(super) fn last(&self) -> String {
+    pub(crate) fn last(&self) -> String {
         let last = self.programs.last();
         last.map_or("no program".into(), |last| format!("{}, test `{}`", last.name, last.last))
     }
 
     /// All that is wrong, of what the programs and the script say.
-    pub(super) fn faults(&self) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.broken.iter().cloned().collect();
         for program in &self.programs {
             match program.status {
@@ -170,7 +170,7 @@ fn number_before(text: &str, word: &str) -> Option<u64> {
 
 /// The lines in which a kernel complains of itself, once it has started: while it does, it warns of what
 /// the processor is vulnerable to.
-pub(super) fn complaints(kernel: &str) -> Vec<&str> {
+pub(crate) fn complaints(kernel: &str) -> Vec<&str> {
     const COMPLAINTS: [&str; 10] = [
         "WARNING:",
         "BUG:",

@@ -1,4 +1,4 @@
-//! The test programs, linked statically: built by cargo, which says where they are.
+//! The test programs: built by cargo, which says where they are.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,33 +10,45 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// A test program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Program {
+pub(crate) struct Program {
     /// The package without `glowbox-`, and the test; `lib` for tests within the library.
-    pub(super) name: String,
-    pub(super) path: PathBuf,
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
 }
 
 impl Program {
     /// Whether it is meant by a name: its own, or what follows the package.
-    pub(super) fn is_named(&self, name: &str) -> bool {
+    pub(crate) fn is_named(&self, name: &str) -> bool {
         self.name == name || self.name.split_once('/').is_some_and(|(_, test)| test == name)
     }
 }
 
-/// Builds the test programs of packages, in a target folder of their own.
-pub(super) fn build(
+/// Builds the test programs of packages, linked statically, in a target folder of their own.
+pub(crate) fn build_static(
     root: &Path,
     target: &Path,
     packages: &[String],
 ) -> Result<Vec<Program>, String> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).args(["test", "--locked", "--no-run", "--lib", "--tests"]);
-    cargo.args(["--target", TARGET, "--message-format", "json-render-diagnostics", "--target-dir"]);
-    cargo.arg(target);
+    let mut cargo = cargo(root);
+    cargo.args(["test", "--locked", "--no-run", "--lib", "--tests", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(target);
     packages.iter().for_each(|package| _ = cargo.args(["--package", package]));
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     // All of it is copied into the machine's memory.
-    cargo.env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only").stderr(Stdio::inherit());
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only");
+    built(cargo)
+}
+
+/// Cargo, for work on this repository.
+pub(crate) fn cargo(root: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).stderr(Stdio::inherit());
+    cargo
+}
+
+/// What a cargo command builds.
+pub(crate) fn built(mut cargo: Command) -> Result<Vec<Program>, String> {
+    cargo.args(["--message-format", "json-render-diagnostics"]);
     let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
     if !output.status.success() {
         return Err("the test programs do not build".into());
@@ -73,9 +85,10 @@ fn programs(messages: &str) -> Result<Vec<Program>, String> {
         };
         // The folder is the package's name without `glowbox-`, here.
         let package = manifest.parent().and_then(Path::file_name).unwrap_or_default();
-        let test = match target.kind.iter().any(|kind| kind == "test") {
+        let is = |what: &str| target.kind.iter().any(|kind| kind == what);
+        let test = match is("test") || is("example") {
             true => target.name.as_str(),
-            false if target.kind.iter().any(|kind| kind == "bin") => continue,
+            false if is("bin") => continue,
             false => "lib",
         };
         programs.push(Program { name: format!("{}/{test}", package.to_string_lossy()), path });

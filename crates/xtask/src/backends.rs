@@ -1,0 +1,272 @@
+//! Runs the tests and examples on each backend, and prints the counts side by side.
+//!
+//! All are to pass on each. A test may leave itself out on a backend for a reason that it has on KVM too, or
+//! because of a field of the backend's `Caps`, or because it is about KVM itself; anything else is a
+//! fault. What runs under `mshv` is the stand-in for its device (`docs/backends.md`).
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::programs::{self, Program};
+use crate::report::{Outcome, Report};
+use crate::svm::MARK;
+
+/// The backend that the others are held against.
+const FIRST: &str = "kvm";
+/// The backend whose device a preloaded library stands in for.
+const STOOD_IN: &str = "mshv";
+/// That library's file.
+const STAND_IN: &str = "libglowbox_mshv_stand_in.so";
+/// The tests that are run, and where the examples are.
+const TESTS: [&str; 4] =
+    ["conformance/contract", "glowbox/suite", "glowbox/linux", "glowbox/hostile"];
+const EXAMPLES: &str = "examples/";
+/// How the reasons begin for which a test may be left out on one backend and not on KVM.
+const BY_NATURE: [&str; 2] = ["Caps of the backend ", "it is about KVM"];
+
+/// Runs tests and examples on each backend.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The backends. May be given more than once.
+    #[arg(long, value_name = "NAME", default_values_t = [FIRST, "process", STOOD_IN].map(String::from))]
+    backend: Vec<String>,
+    /// Runs this program only: `suite`, `examples/hello`. May be given more than once.
+    #[arg(long, value_name = "NAME")]
+    program: Vec<String>,
+    /// How many minutes one program may take.
+    #[arg(long, value_name = "MINUTES", default_value_t = 15)]
+    timeout: u64,
+    /// Where the logs go [default: target/backends]
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
+    /// For each test program: names of tests, `--skip`, `--exact`.
+    #[arg(last = true, value_name = "ARGUMENT")]
+    arguments: Vec<String>,
+}
+
+/// Does it all. Fails if anything failed, or was left out without one of the reasons that there may be.
+pub(super) fn run(options: &Options) -> Result<ExitCode, String> {
+    let root = crate::root()?;
+    let logs = options.logs.clone().unwrap_or_else(|| root.join("target/backends"));
+    std::fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
+    let programs = chosen(build(&root)?, options)?;
+    let stand_in = stand_in(&root, options)?;
+    let mut reports = Vec::new();
+    for backend in &options.backend {
+        let mut report = Report::default();
+        for program in &programs {
+            let run = Run { root: &root, backend, program, stand_in: stand_in.as_deref(), options };
+            let log = logs.join(format!("{backend}-{}.log", program.name.replace('/', "-")));
+            run.run(&log, &mut report)?;
+            let outcome = report.programs.last().expect("it has been run");
+            println!("{backend} {}", line(outcome));
+        }
+        report.done = true;
+        reports.push((backend.as_str(), report));
+    }
+    print!("\n{}", table(&reports));
+    let faults = faults(&reports);
+    faults.iter().for_each(|fault| println!("FAULT: {fault}"));
+    println!("logs in {}", logs.display());
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The tests' programs, and the examples, built as `cargo test` builds them.
+fn build(root: &Path) -> Result<Vec<Program>, String> {
+    let mut cargo = programs::cargo(root);
+    cargo.args(["test", "--locked", "--no-run", "--tests", "--examples"]);
+    let mut programs = programs::built(cargo)?;
+    let place = |program: &Program| TESTS.iter().position(|test| *test == program.name);
+    programs.retain(|program| place(program).is_some() || program.name.starts_with(EXAMPLES));
+    programs.sort_by_key(|program| place(program).unwrap_or(TESTS.len()));
+    Ok(programs)
+}
+
+fn chosen(programs: Vec<Program>, options: &Options) -> Result<Vec<Program>, String> {
+    let names = &options.program;
+    let unknown = names.iter().find(|name| !programs.iter().any(|program| program.is_named(name)));
+    if let Some(name) = unknown {
+        let there: Vec<_> = programs.iter().map(|program| program.name.as_str()).collect();
+        return Err(format!("there is no program `{name}`; there are {}", there.join(", ")));
+    }
+    let is_chosen = |program: &Program| names.iter().any(|name| program.is_named(name));
+    Ok(programs.into_iter().filter(|program| names.is_empty() || is_chosen(program)).collect())
+}
+
+/// Builds the library that stands in for a device, if it is needed.
+fn stand_in(root: &Path, options: &Options) -> Result<Option<PathBuf>, String> {
+    if !options.backend.iter().any(|backend| backend == STOOD_IN) {
+        return Ok(None);
+    }
+    let status = programs::cargo(root).args(["build", "--locked"]).status();
+    match status.map_err(|error| format!("cargo: {error}"))?.success() {
+        true => Ok(Some(root.join("target/debug").join(STAND_IN))),
+        false => Err("what stands in for a device does not build".into()),
+    }
+}
+
+struct Run<'a> {
+    root: &'a Path,
+    backend: &'a str,
+    program: &'a Program,
+    stand_in: Option<&'a Path>,
+    options: &'a Options,
+}
+
+impl Run<'_> {
+    /// Runs the program, and adds what came of it to the report.
+    fn run(&self, log: &Path, report: &mut Report) -> Result<(), String> {
+        let name = &self.program.name;
+        let failed = |error: std::io::Error| format!("{name}: {error}");
+        let mut command = Command::new("timeout");
+        command.arg(format!("{}m", self.options.timeout)).arg(&self.program.path);
+        let is_example = name.starts_with(EXAMPLES);
+        if !is_example {
+            command.args(["--color", "never"]).args(&self.options.arguments);
+        }
+        let package = match name.split_once('/') {
+            Some((package, _)) if !is_example => self.root.join("crates").join(package),
+            _ => self.root.join("examples"),
+        };
+        command.current_dir(package).env("GLOWBOX_BACKEND", self.backend);
+        if self.backend == STOOD_IN
+            && let Some(library) = self.stand_in
+        {
+            command.env("LD_PRELOAD", library);
+        }
+        let mut file = File::create(log).map_err(failed)?;
+        let (reader, writer) = std::io::pipe().map_err(failed)?;
+        let errors = writer.try_clone().map_err(failed)?;
+        let start = Instant::now();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(writer).stderr(errors).spawn().map_err(failed)?;
+        // The writing ends that it holds would keep the pipe open.
+        drop(command);
+        report.line(&format!("{MARK}start {name}"), Duration::ZERO);
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line.map_err(failed)?;
+            let line = String::from_utf8_lossy(&line);
+            writeln!(file, "{line}").map_err(failed)?;
+            report.line(&line, start.elapsed());
+        }
+        let status = child.wait().map_err(failed)?.code().unwrap_or(-1);
+        report.line(&format!("{MARK}end {name} {status}"), start.elapsed());
+        if let (true, 0, Some(outcome)) = (is_example, status, report.programs.last_mut()) {
+            outcome.passed = 1;
+        }
+        Ok(())
+    }
+}
+
+fn line(outcome: &Outcome) -> String {
+    let left_out = outcome.left_out + outcome.ignored;
+    let (name, passed, failed) = (&outcome.name, outcome.passed, outcome.failed);
+    let seconds = outcome.took.as_secs_f64();
+    format!("{name}: {passed} passed, {failed} failed, {left_out} left out, {seconds:.0} s")
+}
+
+/// The counts side by side: passed, of these left out, and failed.
+fn table(reports: &[(&str, Report)]) -> String {
+    let mut text = format!("{:32}", "passed (left out), failed");
+    reports.iter().for_each(|(backend, _)| text += &format!("{backend:>20}"));
+    let rows = reports.first().map_or(0, |(_, report)| report.programs.len());
+    for row in 0..rows {
+        text += &format!("\n{:32}", reports[0].1.programs[row].name);
+        for (_, report) in reports {
+            let of = &report.programs[row];
+            let left_out = of.left_out + of.ignored;
+            text += &format!("{:>20}", format!("{} ({left_out}), {}", of.passed, of.failed));
+        }
+    }
+    text += "\n";
+    for (backend, report) in reports {
+        for program in &report.programs {
+            for (reason, count) in &program.reasons {
+                text += &format!("{backend} {}: left out: {reason} ({count})\n", program.name);
+            }
+            for failure in &program.failures {
+                text += &format!("{backend} {}: failed: {failure}\n", program.name);
+            }
+        }
+    }
+    text
+}
+
+fn faults(reports: &[(&str, Report)]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let reasons = |report: &Report| -> BTreeSet<String> {
+        report.programs.iter().flat_map(|program| program.reasons.keys().cloned()).collect()
+    };
+    let first = reports.iter().find(|(backend, _)| *backend == FIRST);
+    let known = first.map(|(_, report)| reasons(report)).unwrap_or_default();
+    for (backend, report) in reports {
+        faults.extend(report.faults().into_iter().map(|fault| format!("{backend}: {fault}")));
+        for program in &report.programs {
+            if program.passed == 0 {
+                faults.push(format!("{backend}: nothing of {} passed", program.name));
+            }
+            if program.ignored > 0 {
+                faults.push(format!("{backend}: {} could not be run", program.name));
+            }
+        }
+        let by_nature = |reason: &String| BY_NATURE.iter().any(|start| reason.starts_with(start));
+        let others =
+            reasons(report).into_iter().filter(|reason| *backend != FIRST && !by_nature(reason));
+        let others = others.filter(|reason| first.is_some() && !known.contains(reason));
+        faults.extend(
+            others.map(|reason| format!("{backend}: left out, but not on {FIRST}: {reason}")),
+        );
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(lines: &[&str]) -> Report {
+        let mut report = Report::default();
+        report.line(&format!("{MARK}start glowbox/suite"), Duration::ZERO);
+        lines.iter().for_each(|line| report.line(line, Duration::ZERO));
+        report.line(&format!("{MARK}end glowbox/suite 0"), Duration::from_secs(3));
+        report.done = true;
+        report
+    }
+
+    const PASSED: &str =
+        "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+
+    #[test]
+    fn what_is_left_out_by_nature_or_on_kvm_too_is_no_fault_and_all_else_is() {
+        let kvm = || ("kvm", report(&["left out: no swap", PASSED]));
+        let by_nature = "left out: Caps of the backend process: no `device`";
+        let process = report(&[by_nature, "left out: no swap", PASSED]);
+        assert_eq!(faults(&[kvm(), ("process", process)]), [""; 0]);
+        let process = report(&["left out: too slow", PASSED]);
+        let found = faults(&[kvm(), ("process", process)]);
+        assert!(found.len() == 1 && found[0].contains("too slow"), "{found:?}");
+    }
+
+    #[test]
+    fn failures_and_programs_of_which_nothing_ran_are_faults() {
+        let failed =
+            "test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!(faults(&[("kvm", report(&[failed]))]).len(), 1);
+        assert!(!faults(&[("kvm", report(&[]))]).is_empty());
+        let none = "test result: ok. 0 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out";
+        assert!(!faults(&[("kvm", report(&[none]))]).is_empty());
+    }
+
+    #[test]
+    fn the_counts_stand_side_by_side() {
+        let text = table(&[("kvm", report(&[PASSED])), ("process", report(&[PASSED]))]);
+        let row = text.lines().find(|line| line.starts_with("glowbox/suite")).unwrap();
+        assert_eq!(row.matches("3 (0), 0").count(), 2, "{text}");
+    }
+}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::programs::{self, Program};
+use crate::programs::{self, EXAMPLE, Program};
 use crate::report::{Outcome, Report};
 use crate::svm::MARK;
 
@@ -23,10 +23,9 @@ const FIRST: &str = "kvm";
 const STOOD_IN: &str = "mshv";
 /// That library's file.
 const STAND_IN: &str = "libglowbox_mshv_stand_in.so";
-/// The tests that are run, and where the examples are.
+/// The tests that are run.
 const TESTS: [&str; 4] =
     ["conformance/contract", "glowbox/suite", "glowbox/linux", "glowbox/hostile"];
-const EXAMPLES: &str = "examples/";
 /// How the reasons begin for which a test may be left out on one backend and not on KVM.
 const BY_NATURE: [&str; 2] = ["Caps of the backend ", "it is about KVM"];
 
@@ -36,7 +35,7 @@ pub(super) struct Options {
     /// The backends. May be given more than once.
     #[arg(long, value_name = "NAME", default_values_t = [FIRST, "process", STOOD_IN].map(String::from))]
     backend: Vec<String>,
-    /// Runs this program only: `suite`, `examples/hello`. May be given more than once.
+    /// Runs this program only: `suite`, `example/hello`. May be given more than once.
     #[arg(long, value_name = "NAME")]
     program: Vec<String>,
     /// How many minutes one program may take.
@@ -83,9 +82,13 @@ fn build(root: &Path) -> Result<Vec<Program>, String> {
     cargo.args(["test", "--locked", "--no-run", "--tests", "--examples"]);
     let mut programs = programs::built(cargo)?;
     let place = |program: &Program| TESTS.iter().position(|test| *test == program.name);
-    programs.retain(|program| place(program).is_some() || program.name.starts_with(EXAMPLES));
+    programs.retain(|program| place(program).is_some() || is_example(&program.name));
     programs.sort_by_key(|program| place(program).unwrap_or(TESTS.len()));
     Ok(programs)
+}
+
+fn is_example(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(package, _)| package == EXAMPLE)
 }
 
 fn chosen(programs: Vec<Program>, options: &Options) -> Result<Vec<Program>, String> {
@@ -126,7 +129,7 @@ impl Run<'_> {
         let failed = |error: std::io::Error| format!("{name}: {error}");
         let mut command = Command::new("timeout");
         command.arg(format!("{}m", self.options.timeout)).arg(&self.program.path);
-        let is_example = name.starts_with(EXAMPLES);
+        let is_example = is_example(name);
         if !is_example {
             command.args(["--color", "never"]).args(&self.options.arguments);
         }

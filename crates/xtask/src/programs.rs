@@ -8,6 +8,9 @@ use serde::Deserialize;
 /// The target that is linked statically. Named to cargo, so that build scripts and macros aren't.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// What stands for the package in examples' names.
+pub(crate) const EXAMPLE: &str = "example";
+
 /// A test program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -91,7 +94,9 @@ fn programs(messages: &str) -> Result<Vec<Program>, String> {
             false if is("bin") => continue,
             false => "lib",
         };
-        programs.push(Program { name: format!("{}/{test}", package.to_string_lossy()), path });
+        let package = package.to_string_lossy();
+        let package = if is("example") { EXAMPLE } else { &package };
+        programs.push(Program { name: format!("{package}/{test}"), path });
     }
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(programs)

@@ -4,6 +4,7 @@
 //! leaves all tests out and says why; a test that lacks something else leaves itself out. With `GLOWBOX_BACKEND`
 //! in the environment they run on that backend, whose `Caps` say what it can't do.
 
+use std::io::Write;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -59,7 +60,9 @@ static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
 
 /// Says that a test can't run here, and counts it.
 pub(crate) fn leave_out(reason: &str) {
-    eprintln!("left out: {reason}");
+    // In one piece: another test may print at the same time.
+    let line = format!("left out: {reason}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
     LEFT_OUT.fetch_add(1, Ordering::Relaxed);
 }
 

@@ -12,7 +12,6 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use glowbox_abi::CALL_PORT;
-use glowbox_abi::mailbox::Entropy;
 use glowbox_core::address::Protection;
 use glowbox_core::elf::Program;
 use glowbox_core::fault::{Code, Exception, Fault};
@@ -145,7 +144,7 @@ impl Subject {
             KvmMachine::new(kvm, memory, Arc::clone(&control)).expect("a VM")
         };
         let mut built = machine();
-        let entry = load::load(&program, &layout, &start(), built.memory_mut());
+        let entry = load::load(&program, &layout, &Start::named(b"fuzz"), built.memory_mut());
         let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
         built.install(&state);
         built.start(&state).expect("a start");
@@ -455,18 +454,6 @@ fn file() -> GuestFile {
         segment(DATA, R | W, vec![0; 4 << 12]),
     ];
     file
-}
-
-fn start() -> Start<'static> {
-    Start {
-        name: b"fuzz",
-        arguments: &[],
-        environment: &[],
-        random: [0; 16],
-        entropy: Entropy::default(),
-        log_level: 0,
-        log_text_limit: 0,
-    }
 }
 
 /// Starts the thread that stops guests whose time is over.

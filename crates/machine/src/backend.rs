@@ -2,6 +2,7 @@
 //! machines.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -148,6 +149,41 @@ pub struct Caps {
     pub in_use_bits: bool,
 }
 
+impl Caps {
+    /// What a hypervisor's virtual machines have.
+    pub(crate) const VIRTUAL_MACHINES: Caps = Caps {
+        cpuid: true,
+        descriptor_tables: true,
+        device: true,
+        private_memory: true,
+        in_use_bits: true,
+    };
+    /// What processes have.
+    pub(crate) const PROCESSES: Caps = Caps {
+        cpuid: false,
+        descriptor_tables: false,
+        device: false,
+        private_memory: false,
+        in_use_bits: false,
+    };
+}
+
+/// The error for a device that can't be opened; `request` is the words for that, `advice` what its not being
+/// there means.
+pub(crate) fn open_error(
+    path: &'static str,
+    request: &'static str,
+    advice: &'static str,
+    source: io::Error,
+) -> MachineError {
+    match source.raw_os_error() {
+        // The node may be there without a driver behind it.
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => MachineError::Missing { path, advice },
+        Some(libc::EACCES | libc::EPERM) => MachineError::Denied { path, source },
+        _ => MachineError::Request { request, source },
+    }
+}
+
 /// A backend that has been opened.
 pub trait Platform: fmt::Debug + Send + Sync {
     /// Which backend it is.
@@ -165,7 +201,9 @@ pub trait Platform: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// [`MapError`] if the system refuses.
-    fn memory(&self, size: u64) -> Result<GuestMemory, MapError>;
+    fn memory(&self, size: u64) -> Result<GuestMemory, MapError> {
+        GuestMemory::new(size)
+    }
 
     /// Makes a machine over `memory`, which [`Platform::memory`] has made. Before it can run, memory has
     /// to be filled, and the machine started.
@@ -183,6 +221,16 @@ pub trait Platform: fmt::Debug + Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_and_a_forbidden_device_are_told_apart() {
+        let of = |number| open_error("/dev/x", "opening", "", io::Error::from_raw_os_error(number));
+        assert!(matches!(of(libc::ENOENT), MachineError::Missing { .. }));
+        assert!(matches!(of(libc::ENODEV), MachineError::Missing { .. }));
+        assert!(matches!(of(libc::EACCES), MachineError::Denied { .. }));
+        assert!(matches!(of(libc::EPERM), MachineError::Denied { .. }));
+        assert!(matches!(of(libc::EMFILE), MachineError::Request { .. }));
+    }
 
     #[test]
     fn a_backend_is_known_by_its_name() {

@@ -25,6 +25,54 @@ use glowbox_mem::{Image, Lent, Window};
 
 use interrupt::RunControl;
 
+/// General registers of one type as another's: every interface has a type of its own for them, with the same
+/// names but for the flags'.
+macro_rules! general_registers {
+    ($from:expr => $Type:ident { $($rest:tt)* }) => {{
+        let from = $from;
+        $Type {
+            rax: from.rax,
+            rbx: from.rbx,
+            rcx: from.rcx,
+            rdx: from.rdx,
+            rsi: from.rsi,
+            rdi: from.rdi,
+            rsp: from.rsp,
+            rbp: from.rbp,
+            r8: from.r8,
+            r9: from.r9,
+            r10: from.r10,
+            r11: from.r11,
+            r12: from.r12,
+            r13: from.r13,
+            r14: from.r14,
+            r15: from.r15,
+            rip: from.rip,
+            $($rest)*
+        }
+    }};
+}
+
+/// A segment register as an interface's type for them has it; all have the same names.
+macro_rules! segment_register {
+    ($of:expr => $Type:ident) => {{
+        let of: $crate::vcpu::Segment = $of;
+        $Type {
+            base: of.base,
+            limit: of.limit,
+            selector: of.selector,
+            type_: of.kind,
+            present: 1,
+            dpl: of.dpl,
+            db: u8::from(of.user && !of.long),
+            s: u8::from(of.user),
+            l: u8::from(of.long),
+            g: u8::from(of.user),
+            ..Default::default()
+        }
+    }};
+}
+
 mod backend;
 mod cpuid;
 pub mod interrupt;

@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::dumps;
+use crate::memfd::{make_final, memfd};
 use crate::restore::WRITTEN;
 use crate::{GuestMemory, PAGE, append};
 
@@ -355,7 +356,7 @@ impl GuestMemory {
         let pages = self.pages_to_capture(leave_out)?;
         let runs = few_runs(&pages);
         let count = runs.last().map_or(0, |run| run.at + run.count);
-        let file = memfd().map_err(failed("making a memfd"))?;
+        let file = memfd(c"glowbox-image", false).map_err(failed("making a memfd"))?;
         file.set_len((count.max(1) * PAGE) as u64).map_err(failed("sizing a memfd"))?;
         let mut run = runs.iter();
         let mut current = Run { first: 0, count: 0, at: 0 };
@@ -368,7 +369,7 @@ impl GuestMemory {
             // By a system call: pages of a file that has been cut short are an error then.
             file.write_all_at(bytes, at as u64).map_err(failed("writing an image"))?;
         }
-        seal(&file).map_err(failed("sealing a memfd"))?;
+        make_final(&file).map_err(failed("sealing a memfd"))?;
         let view =
             View::of_file(&file, count * PAGE, self.dumped).map_err(failed("mapping a memfd"))?;
         let image = Arc::new(Image::new(runs, Storage::Memfd { file, view }));
@@ -466,34 +467,6 @@ fn few_runs(pages: &[Range<usize>]) -> Vec<Run> {
     grouped
 }
 
-fn memfd() -> io::Result<File> {
-    // SAFETY: the name is a C string, and the descriptor that is returned is nobody else's.
-    unsafe {
-        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-        let descriptor = libc::memfd_create(c"glowbox-image".as_ptr(), flags);
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(File::from_raw_fd(descriptor))
-    }
-}
-
-/// Makes the contents and size of a memfd final that has never been mapped, only written by system calls.
-///
-/// By `F_SEAL_FUTURE_WRITE`, which refuses writes, writable shared mappings and holes from then on, and so all
-/// that could still change it. `F_SEAL_WRITE` would refuse no more, but first waits until nobody else has a
-/// reference to any page, and gives up with EBUSY after 150 ms. The kernel's own reclaim takes such references
-/// at any time, and on a busy machine keeps them for longer.
-fn seal(file: &File) -> io::Result<()> {
-    let seals =
-        libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL;
-    // SAFETY: changes nothing but what may be done with this file.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// Copies bytes of which some may not be there; `None` then.
 pub(crate) fn through_pipe(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut reader, writer) = io::pipe().ok()?;
@@ -518,7 +491,7 @@ mod tests {
 
     #[test]
     fn an_image_is_sealed_though_others_hold_its_pages() {
-        let file = memfd().expect("a memfd");
+        let file = memfd(c"glowbox-image", false).expect("a memfd");
         file.write_all_at(&[7; PAGE], 0).expect("a page");
         let (reader, writer) = io::pipe().expect("a pipe");
         let descriptor = file.as_raw_fd();
@@ -532,7 +505,7 @@ mod tests {
         // SAFETY: as in `seal`.
         let waited = unsafe { libc::fcntl(descriptor, libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
         assert_eq!(errno(waited), (-1, Some(libc::EBUSY)));
-        seal(&file).expect("it is sealed");
+        make_final(&file).expect("it is sealed");
 
         let refused = file.write_all_at(&[8], 0).expect_err("a write");
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));

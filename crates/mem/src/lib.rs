@@ -11,6 +11,7 @@
 //!
 //! - `window`: the mapping;
 //! - `image`: what it is filled from;
+//! - `memfd`: files in memory;
 //! - `shared`: the file under memory that another process maps too;
 //! - `written`: which pages have been written, as the kernel knows it;
 //! - `restore`: putting them back;
@@ -22,6 +23,7 @@ mod dumps;
 mod faults;
 mod image;
 mod lent;
+mod memfd;
 mod restore;
 mod shared;
 mod window;
@@ -29,6 +31,7 @@ mod written;
 
 pub use image::{CaptureError, Image, Run};
 pub use lent::{Bytes, LARGE_PAGE, Lent};
+pub use memfd::memfd;
 pub use restore::{RestoreError, Restored};
 pub use window::{GuestMemory, MapError, Window};
 pub use written::{PAGEMAP_SCAN, Tracking, tracking};

@@ -7,13 +7,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
+use crate::memfd::{make_final, memfd, seal};
 use crate::{PAGE, append};
-
-/// `MFD_EXEC` of Linux 6.3: what is in the file may be executed, whatever the system's default is.
-const MFD_EXEC: libc::c_uint = 0x10;
 
 /// The file, and what has been done to it that the other process does not know.
 #[derive(Debug)]
@@ -23,45 +21,23 @@ pub(crate) struct Shared {
     pub(crate) stale: Vec<Range<usize>>,
 }
 
-fn memfd(size: u64) -> io::Result<File> {
-    let create = |flags| {
-        // SAFETY: the name is a C string; what is returned is a descriptor of its own, or an error.
-        unsafe {
-            let flags = flags | libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-            let descriptor = libc::memfd_create(c"glowbox-guest".as_ptr(), flags);
-            if descriptor < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(File::from_raw_fd(descriptor))
-        }
-    };
-    let file = match create(MFD_EXEC) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => create(0)?,
-        created => created?,
-    };
+fn sized(size: u64) -> io::Result<File> {
+    let file = memfd(c"glowbox-guest", true)?;
     file.set_len(size)?;
     Ok(file)
 }
 
-fn seal(file: &File, seals: libc::c_int) -> io::Result<()> {
-    // SAFETY: changes nothing but the seals of this file.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals | libc::F_SEAL_SEAL) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 /// A file of these bytes, which never change.
 pub(crate) fn file_of(bytes: &[u8]) -> io::Result<File> {
-    let file = memfd(bytes.len() as u64)?;
+    let file = sized(bytes.len() as u64)?;
     file.write_all_at(bytes, 0)?;
-    seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE)?;
+    make_final(&file)?;
     Ok(file)
 }
 
 impl Shared {
     pub(crate) fn new(size: u64) -> io::Result<Shared> {
-        let file = memfd(size)?;
+        let file = sized(size)?;
         // Nobody can make it shorter, which would end whoever reads it.
         seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW)?;
         Ok(Shared { file, stale: Vec::new() })

@@ -54,7 +54,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, String> {
     let root = crate::root()?;
     let logs = options.logs.clone().unwrap_or_else(|| root.join("target/backends"));
     std::fs::create_dir_all(&logs).map_err(|error| format!("{}: {error}", logs.display()))?;
-    let programs = chosen(build(&root)?, options)?;
+    let programs = programs::named(build(&root)?, &options.program)?;
     let stand_in = stand_in(&root, options)?;
     let mut reports = Vec::new();
     for backend in &options.backend {
@@ -89,17 +89,6 @@ fn build(root: &Path) -> Result<Vec<Program>, String> {
 
 fn is_example(name: &str) -> bool {
     name.split_once('/').is_some_and(|(package, _)| package == EXAMPLE)
-}
-
-fn chosen(programs: Vec<Program>, options: &Options) -> Result<Vec<Program>, String> {
-    let names = &options.program;
-    let unknown = names.iter().find(|name| !programs.iter().any(|program| program.is_named(name)));
-    if let Some(name) = unknown {
-        let there: Vec<_> = programs.iter().map(|program| program.name.as_str()).collect();
-        return Err(format!("there is no program `{name}`; there are {}", there.join(", ")));
-    }
-    let is_chosen = |program: &Program| names.iter().any(|name| program.is_named(name));
-    Ok(programs.into_iter().filter(|program| names.is_empty() || is_chosen(program)).collect())
 }
 
 /// Builds the library that stands in for a device, if it is needed.

@@ -59,6 +59,17 @@ pub(crate) fn built(mut cargo: Command) -> Result<Vec<Program>, String> {
     programs(&String::from_utf8_lossy(&output.stdout))
 }
 
+/// The programs that are named; all, if none is.
+pub(crate) fn named(programs: Vec<Program>, names: &[String]) -> Result<Vec<Program>, String> {
+    let unknown = names.iter().find(|name| !programs.iter().any(|program| program.is_named(name)));
+    if let Some(name) = unknown {
+        let there: Vec<_> = programs.iter().map(|program| program.name.as_str()).collect();
+        return Err(format!("there is no program `{name}`; there are {}", there.join(", ")));
+    }
+    let is_named = |program: &Program| names.iter().any(|name| program.is_named(name));
+    Ok(programs.into_iter().filter(|program| names.is_empty() || is_named(program)).collect())
+}
+
 #[derive(Deserialize)]
 struct Message {
     reason: String,

@@ -82,7 +82,7 @@ impl Ground {
         let memory = platform().memory(layout.size()).unwrap();
         let control = Arc::new(RunControl::new(install(default_signal()).unwrap()));
         let mut machine = platform().machine(memory, Arc::clone(&control)).unwrap();
-        load::load(&program, &layout, &start(), machine.memory_mut());
+        load::load(&program, &layout, &Start::named(b"contract"), machine.memory_mut());
         let base = layout.load_base();
         let stack = layout.region(RegionKind::Stack);
         let stack = (stack.start.0 + stack.end().0) / 2;
@@ -253,16 +253,4 @@ fn guest_file(code: &[u8]) -> GuestFile {
         segment(DATA, R | W, vec![0; SIZE]),
     ];
     file
-}
-
-fn start() -> Start<'static> {
-    Start {
-        name: b"contract",
-        arguments: &[],
-        environment: &[],
-        random: [0; 16],
-        entropy: glowbox_abi::mailbox::Entropy::default(),
-        log_level: 0,
-        log_text_limit: 0,
-    }
 }

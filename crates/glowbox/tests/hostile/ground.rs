@@ -113,7 +113,7 @@ impl Ground {
         let control = Arc::new(RunControl::new(install(default_signal()).expect("a signal")));
         let mut machine = PLATFORM.machine(memory, Arc::clone(&control)).expect("a machine");
         machine.carry_registers(true);
-        load::load(&program, &layout, &start(), machine.memory_mut());
+        load::load(&program, &layout, &Start::named(b"raw"), machine.memory_mut());
         let base = layout.load_base();
         let user = |protection: Protection| {
             layout.regions().iter().filter_map(move |region| match region.backing {
@@ -408,18 +408,6 @@ fn guest_file() -> GuestFile {
         segment(DATA, R | W, 0, DATA_SIZE),
     ];
     file
-}
-
-fn start() -> Start<'static> {
-    Start {
-        name: b"raw",
-        arguments: &[],
-        environment: &[],
-        random: [0; 16],
-        entropy: glowbox_abi::mailbox::Entropy::default(),
-        log_level: 0,
-        log_text_limit: 0,
-    }
 }
 
 /// The thread that stops cases whose time is over, and the test if one can't be stopped.

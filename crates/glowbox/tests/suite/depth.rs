@@ -50,15 +50,7 @@ fn run(code: &[u8], change: impl FnOnce(&mut [u8], &Layout) + Send + 'static) ->
         let control = Arc::new(RunControl::new(signal));
         let kvm = Kvm::open().expect("KVM");
         let mut machine = KvmMachine::new(&kvm, memory, Arc::clone(&control)).expect("a VM");
-        let start = Start {
-            name: b"raw",
-            arguments: &[],
-            environment: &[],
-            random: [0; 16],
-            entropy: glowbox_abi::mailbox::Entropy::default(),
-            log_level: 0,
-            log_text_limit: 0,
-        };
+        let start = Start::named(b"raw");
         let entry = load::load(&program, &layout, &start, machine.memory_mut());
         let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
         machine.install(&state);

@@ -140,26 +140,7 @@ impl Vm for KvmVm {
     }
 
     fn set_registers(&mut self, r: &Registers, bases: SegmentBases) -> Result<(), MachineError> {
-        let regs = kvm_regs {
-            rip: r.rip,
-            rflags: r.rflags,
-            rax: r.rax,
-            rbx: r.rbx,
-            rdx: r.rdx,
-            rcx: r.rcx,
-            rsi: r.rsi,
-            rdi: r.rdi,
-            rsp: r.rsp,
-            rbp: r.rbp,
-            r8: r.r8,
-            r9: r.r9,
-            r10: r.r10,
-            r11: r.r11,
-            r12: r.r12,
-            r13: r.r13,
-            r14: r.r14,
-            r15: r.r15,
-        };
+        let regs = general_registers!(r => kvm_regs { rflags: r.rflags });
         let mut sregs = self.sregs;
         (sregs.fs.base, sregs.gs.base) = (bases.fs, bases.gs);
         // No exception, interrupt or shadow of one is left over.
@@ -371,26 +352,7 @@ fn deny_msrs(vm: &VmFd) -> Result<(), MachineError> {
 
 /// KVM's general registers as ours.
 fn registers(r: &kvm_regs) -> Registers {
-    Registers {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags: r.rflags,
-    }
+    general_registers!(r => Registers { rflags: r.rflags })
 }
 
 /// Exits that a guest in ring 3 with a supervisor can't bring about. They are reported, not
@@ -461,19 +423,7 @@ fn find_special_registers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<kvm_sregs, Machine
 }
 
 fn segment(of: Segment) -> kvm_segment {
-    kvm_segment {
-        base: of.base,
-        limit: of.limit,
-        selector: of.selector,
-        type_: of.kind,
-        present: 1,
-        dpl: of.dpl,
-        db: u8::from(of.user && !of.long),
-        s: u8::from(of.user),
-        l: u8::from(of.long),
-        g: u8::from(of.user),
-        ..Default::default()
-    }
+    segment_register!(of => kvm_segment)
 }
 
 /// Finds out which control-register bits this KVM takes, by trying: all of them, then one by one.

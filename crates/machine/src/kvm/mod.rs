@@ -8,15 +8,15 @@ mod machine;
 mod probe;
 pub mod requests;
 
-use std::io;
 use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_sregs};
 use kvm_ioctls::Cap;
 
 use glowbox_core::snapshot_file::FeatureWord;
-use glowbox_mem::{GuestMemory, MapError};
+use glowbox_mem::GuestMemory;
 
+use crate::backend::open_error;
 use crate::cpuid::{self, Leaf};
 use crate::interrupt::RunControl;
 use crate::{Backend, Caps, Machine, MachineError, Platform};
@@ -58,7 +58,7 @@ impl Kvm {
     /// [`MachineError::Missing`], [`MachineError::Denied`], [`MachineError::Unsupported`], or a
     /// failed request.
     pub fn open() -> Result<Kvm, MachineError> {
-        let device = kvm_ioctls::Kvm::new().map_err(|error| open_error(error.into()))?;
+        let device = device()?;
         if device.get_api_version() != API_VERSION {
             return Err(MachineError::Unsupported {
                 backend: Backend::Kvm,
@@ -94,13 +94,7 @@ impl Platform for Kvm {
     }
 
     fn caps(&self) -> Caps {
-        Caps {
-            cpuid: true,
-            descriptor_tables: true,
-            device: true,
-            private_memory: true,
-            in_use_bits: true,
-        }
+        Caps::VIRTUAL_MACHINES
     }
 
     fn cpu(&self) -> (Vec<FeatureWord>, u64) {
@@ -108,10 +102,6 @@ impl Platform for Kvm {
             cpuid::features(&self.cpuid.as_slice().iter().map(leaf).collect::<Vec<_>>()),
             self.xcr0.unwrap_or(0),
         )
-    }
-
-    fn memory(&self, size: u64) -> Result<GuestMemory, MapError> {
-        GuestMemory::new(size)
     }
 
     fn machine(
@@ -144,33 +134,12 @@ fn entry(shown: &Leaf, supported: &[kvm_cpuid_entry2]) -> kvm_cpuid_entry2 {
     }
 }
 
-fn open_error(source: io::Error) -> MachineError {
-    match source.kind() {
-        io::ErrorKind::NotFound => MachineError::Missing { path: DEVICE, advice: ADVICE },
-        io::ErrorKind::PermissionDenied => MachineError::Denied { path: DEVICE, source },
-        // The node is there, but no driver behind it.
-        _ if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
-            MachineError::Missing { path: DEVICE, advice: ADVICE }
-        }
-        _ => MachineError::Request { request: "opening /dev/kvm", source },
-    }
+/// Opens the device.
+fn device() -> Result<kvm_ioctls::Kvm, MachineError> {
+    kvm_ioctls::Kvm::new()
+        .map_err(|error| open_error(DEVICE, "opening /dev/kvm", ADVICE, error.into()))
 }
 
 fn failed(request: &'static str, error: kvm_ioctls::Error) -> MachineError {
     MachineError::Request { request, source: error.into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_and_a_forbidden_device_are_told_apart() {
-        let of = |number| open_error(io::Error::from_raw_os_error(number));
-        assert!(matches!(of(libc::ENOENT), MachineError::Missing { .. }));
-        assert!(matches!(of(libc::ENODEV), MachineError::Missing { .. }));
-        assert!(matches!(of(libc::EACCES), MachineError::Denied { .. }));
-        assert!(matches!(of(libc::EPERM), MachineError::Denied { .. }));
-        assert!(matches!(of(libc::EMFILE), MachineError::Request { .. }));
-    }
 }

@@ -5,7 +5,7 @@
 use kvm_bindings::{KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS};
 use kvm_ioctls::Cap;
 
-use super::{API_VERSION, open_error};
+use super::API_VERSION;
 use crate::MachineError;
 
 /// An ability of KVM that guests are run with.
@@ -39,7 +39,7 @@ pub struct Probe {
 /// [`MachineError::Missing`], [`MachineError::Denied`], or a failed request: the device can't be
 /// opened.
 pub fn probe() -> Result<Probe, MachineError> {
-    let device = kvm_ioctls::Kvm::new().map_err(|error| open_error(error.into()))?;
+    let device = super::device()?;
     let capability = |(cap, name, use_, is_needed)| Capability {
         name,
         use_,

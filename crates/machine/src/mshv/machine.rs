@@ -416,20 +416,7 @@ fn special(cr4: u64, bases: SegmentBases) -> Vec<hv_register_assoc> {
 }
 
 fn segment(of: Segment) -> hv_x64_segment_register {
-    SegmentRegister {
-        base: of.base,
-        limit: of.limit,
-        selector: of.selector,
-        type_: of.kind,
-        present: 1,
-        dpl: of.dpl,
-        db: u8::from(of.user && !of.long),
-        s: of.user.into(),
-        l: of.long.into(),
-        g: of.user.into(),
-        ..Default::default()
-    }
-    .into()
+    segment_register!(of => SegmentRegister).into()
 }
 
 fn table(of: Table) -> hv_x64_table_register {
@@ -437,26 +424,7 @@ fn table(of: Table) -> hv_x64_table_register {
 }
 
 fn registers(r: &StandardRegisters) -> Registers {
-    Registers {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags: r.rflags,
-    }
+    general_registers!(r => Registers { rflags: r.rflags })
 }
 
 /// A message is not what its type says.

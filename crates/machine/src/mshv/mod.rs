@@ -23,8 +23,9 @@ use mshv_bindings::{
 use mshv_ioctls::{MshvError, VcpuFd, VmFd};
 
 use glowbox_core::snapshot_file::FeatureWord;
-use glowbox_mem::{GuestMemory, MapError, Window};
+use glowbox_mem::{GuestMemory, Window};
 
+use crate::backend::open_error;
 use crate::cpuid::{self, Leaf};
 use crate::interrupt::RunControl;
 use crate::vcpu::{self, patiently};
@@ -77,7 +78,8 @@ impl Mshv {
     /// [`MachineError::Missing`], [`MachineError::Denied`], [`MachineError::Unsupported`], or a
     /// failed request.
     pub fn open() -> Result<Mshv, MachineError> {
-        let device = mshv_ioctls::Mshv::new().map_err(|error| open_error(error.into()))?;
+        let device = mshv_ioctls::Mshv::new()
+            .map_err(|error| open_error(DEVICE, "opening /dev/mshv", ADVICE, error.into()))?;
         let mut memory = GuestMemory::new(TRIAL).map_err(|error| MachineError::Request {
             request: "mapping memory to try the hypervisor with",
             source: error.source,
@@ -108,21 +110,11 @@ impl Platform for Mshv {
     }
 
     fn caps(&self) -> Caps {
-        Caps {
-            cpuid: true,
-            descriptor_tables: true,
-            device: true,
-            private_memory: true,
-            in_use_bits: true,
-        }
+        Caps::VIRTUAL_MACHINES
     }
 
     fn cpu(&self) -> (Vec<FeatureWord>, u64) {
         (cpuid::features(&self.shown), self.xcr0.unwrap_or(0))
-    }
-
-    fn memory(&self, size: u64) -> Result<GuestMemory, MapError> {
-        GuestMemory::new(size)
     }
 
     fn machine(
@@ -230,17 +222,6 @@ fn cr4(found: &[Leaf]) -> u64 {
     vcpu::CR4_BASE | by(ebx, &CR4_BY_EBX) | by(ecx, &CR4_BY_ECX) | xsave
 }
 
-fn open_error(source: io::Error) -> MachineError {
-    match source.raw_os_error() {
-        // The node may be there without a driver behind it.
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            MachineError::Missing { path: DEVICE, advice: ADVICE }
-        }
-        Some(libc::EACCES | libc::EPERM) => MachineError::Denied { path: DEVICE, source },
-        _ => MachineError::Request { request: "opening /dev/mshv", source },
-    }
-}
-
 fn failed(request: &'static str, error: MshvError) -> MachineError {
     MachineError::Request { request, source: error.into() }
 }
@@ -248,14 +229,6 @@ fn failed(request: &'static str, error: MshvError) -> MachineError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_missing_and_a_forbidden_device_are_told_apart() {
-        let of = |number| open_error(io::Error::from_raw_os_error(number));
-        assert!(matches!(of(libc::ENOENT), MachineError::Missing { .. }));
-        assert!(matches!(of(libc::EACCES), MachineError::Denied { .. }));
-        assert!(matches!(of(libc::EMFILE), MachineError::Request { .. }));
-    }
 
     #[test]
     fn cr4_has_what_cpuid_has() {

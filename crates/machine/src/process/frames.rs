@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::ptr::{self, NonNull};
 
@@ -43,14 +43,7 @@ const _: () = assert!(SIZE as u64 == FRAMES_SIZE);
 
 impl Frames {
     pub(super) fn new() -> io::Result<Frames> {
-        // SAFETY: the name is a C string; what is returned is a descriptor of its own, or an error.
-        let file = unsafe {
-            let descriptor = libc::memfd_create(c"glowbox-frames".as_ptr(), libc::MFD_CLOEXEC);
-            if descriptor < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            File::from_raw_fd(descriptor)
-        };
+        let file = glowbox_mem::memfd(c"glowbox-frames", false)?;
         file.set_len(FRAMES_SIZE)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe {

@@ -14,7 +14,7 @@ use glowbox_core::registers::{CpuState, ExtendedState, Registers};
 use glowbox_mem::{GuestMemory, Image, Lent, Window};
 
 use super::ProcessPlatform;
-use super::stub::{self, Call};
+use super::stub::{self, CODE_SEGMENT, Call, NO_CALL};
 use super::tracer::{Resume, Stop, Tracee};
 use super::translations::{Source, Translations};
 use crate::interrupt::{Entered, RunControl};
@@ -28,10 +28,6 @@ const ALIGNMENT_FLAG: u64 = 1 << 18;
 const UNSETTABLE_FLAGS: u64 = 1 << 14 | 1 << 21;
 /// Flags that are set whatever the guest does: the one that always is, and the one that lets interrupts in.
 const FIXED_FLAGS: u64 = 1 << 1 | 1 << 9;
-/// The code segment of 64-bit programs, on every Linux.
-const CODE_SEGMENT: u64 = 0x33;
-/// What stands for no system call where the system looks for one's number.
-const NO_CALL: u64 = u64::MAX;
 /// The end of the addresses that the system takes for a segment's base.
 const BASES_END: u64 = stub::END;
 
@@ -141,24 +137,7 @@ impl ProcessMachine {
         if bases.fs >= BASES_END || bases.gs >= BASES_END {
             return Err(lacks("segment bases in the upper half of the addresses"));
         }
-        self.registers = user_regs_struct {
-            rax: r.rax,
-            rbx: r.rbx,
-            rcx: r.rcx,
-            rdx: r.rdx,
-            rsi: r.rsi,
-            rdi: r.rdi,
-            rsp: r.rsp,
-            rbp: r.rbp,
-            r8: r.r8,
-            r9: r.r9,
-            r10: r.r10,
-            r11: r.r11,
-            r12: r.r12,
-            r13: r.r13,
-            r14: r.r14,
-            r15: r.r15,
-            rip: r.rip,
+        self.registers = general_registers!(r => user_regs_struct {
             eflags: r.rflags & USER_FLAGS | FIXED_FLAGS,
             orig_rax: NO_CALL,
             fs_base: bases.fs,
@@ -169,34 +148,14 @@ impl ProcessMachine {
             fs: 0,
             gs: 0,
             ..self.registers
-        };
+        });
         self.changed = true;
         Ok(())
     }
 
     /// The registers as they are after the last exit.
     fn now(&self) -> Registers {
-        let r = &self.registers;
-        Registers {
-            rax: r.rax,
-            rbx: r.rbx,
-            rcx: r.rcx,
-            rdx: r.rdx,
-            rsi: r.rsi,
-            rdi: r.rdi,
-            rsp: r.rsp,
-            rbp: r.rbp,
-            r8: r.r8,
-            r9: r.r9,
-            r10: r.r10,
-            r11: r.r11,
-            r12: r.r12,
-            r13: r.r13,
-            r14: r.r14,
-            r15: r.r15,
-            rip: r.rip,
-            rflags: r.eflags,
-        }
+        general_registers!(&self.registers => Registers { rflags: self.registers.eflags })
     }
 
     fn run_until_exit(&mut self, mut ticked: bool) -> Result<Exit, MachineError> {
@@ -215,22 +174,19 @@ impl ProcessMachine {
             let extended = self.extended.take();
             let resume = Resume { calls, flags, registers, extended };
             let (stop, registers) = self.tracee.resume(resume)?;
-            if let Stop::Ended(status) = stop {
-                let reason = format!("the guest's process was ended (status {status:#x})");
-                return Ok(Exit::Broken { reason });
-            }
             (self.registers, self.changed, self.flags) = (registers, false, registers.eflags);
-            let exit = match stop {
-                Stop::Kicked => {
-                    ticked = true;
-                    None
+            match stop {
+                Stop::Kicked => ticked = true,
+                Stop::Call => return Ok(self.call()),
+                Stop::Fault { signal, code, address } => {
+                    if let Some(exit) = self.fault(signal, code, address)? {
+                        return Ok(exit);
+                    }
                 }
-                Stop::Call => Some(self.call()),
-                Stop::Fault { signal, code, address } => self.fault(signal, code, address)?,
-                Stop::Ended(_) => None,
-            };
-            if let Some(exit) = exit {
-                return Ok(exit);
+                Stop::Ended(status) => {
+                    let reason = format!("the guest's process was ended (status {status:#x})");
+                    return Ok(Exit::Broken { reason });
+                }
             }
         }
     }

@@ -88,13 +88,7 @@ impl Platform for ProcessPlatform {
     }
 
     fn caps(&self) -> Caps {
-        Caps {
-            cpuid: false,
-            descriptor_tables: false,
-            device: false,
-            private_memory: false,
-            in_use_bits: false,
-        }
+        Caps::PROCESSES
     }
 
     fn cpu(&self) -> (Vec<FeatureWord>, u64) {

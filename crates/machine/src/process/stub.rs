@@ -9,7 +9,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::FromRawFd;
 
 /// Where its code lies: high, where no layout has anything.
 const STUB: u64 = 0x7fff_fffd_0000;
@@ -27,6 +26,10 @@ pub(super) const FRAMES: u64 = STUB + 0x1_0000;
 pub(super) const FRAMES_SIZE: u64 = 0x1_0000;
 /// All of that.
 pub(super) const AREA: std::ops::Range<u64> = STUB..FRAMES + FRAMES_SIZE;
+/// The code segment of 64-bit programs, on every Linux.
+pub(super) const CODE_SEGMENT: u64 = 0x33;
+/// What stands for no system call where the system looks for one's number.
+pub(super) const NO_CALL: u64 = u64::MAX;
 /// The end of all addresses that a process has.
 pub(super) const END: u64 = 0x7fff_ffff_f000;
 
@@ -206,20 +209,7 @@ pub(super) fn name_of(place: usize) -> &'static str {
 /// Makes the program, in a memfd.
 pub(super) fn program() -> io::Result<File> {
     let (code, data) = (code(), data());
-    // SAFETY: the name is a C string; what is returned is a descriptor of its own, or an error.
-    let file = unsafe {
-        let create =
-            |flags| libc::memfd_create(c"glowbox-stub".as_ptr(), libc::MFD_CLOEXEC | flags);
-        // Linux before 6.3 does not know the flag, and needs none.
-        let descriptor = match create(libc::MFD_EXEC) {
-            -1 => create(0),
-            descriptor => descriptor,
-        };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        File::from_raw_fd(descriptor)
-    };
+    let file = glowbox_mem::memfd(c"glowbox-stub", true)?;
     let mut image = header();
     image.resize(usize::try_from(DATA).expect("small"), 0);
     image.extend(code);

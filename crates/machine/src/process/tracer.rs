@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
 
 use super::frames::{Frame, Frames};
-use super::stub::{self, Call};
+use super::stub::{self, CODE_SEGMENT, Call, NO_CALL};
 use crate::interrupt::KICK;
 use crate::{MachineError, TRAP_FLAG};
 
@@ -35,15 +35,12 @@ const NT_X86_XSTATE: c_int = 0x202;
 const AREA: usize = 16 << 10;
 /// Bytes of the thread's stack: an area, a few registers, and what it takes to start a process.
 const STACK: usize = 256 << 10;
-/// What a call says in the process that has none behind it.
-const NO_CALL: u64 = u64::MAX;
 
 /// The signals that a fault raises, and a call that a filter has refused.
 const FAULTS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
 
-/// Segments of 64-bit programs, on every Linux.
-const CODE_SEGMENT: u64 = 0x33;
+/// The stack segment of 64-bit programs, on every Linux.
 const STACK_SEGMENT: u64 = 0x2b;
 
 /// What the stub's code runs with: nothing that decides how it runs is the guest's, which may be in 32-bit code,
@@ -126,10 +123,6 @@ pub(super) struct Tracee {
     /// The process that made it; a fork of that has not the thread.
     owner: u32,
 }
-
-// SAFETY: see the trait's rules for `Receiver`: it is used by whoever has the machine, one at a time, since
-// every method that uses it takes `&mut self`.
-unsafe impl Sync for Tracee {}
 
 impl Tracee {
     /// Starts a process with this memory. Returns it with its registers, which are the stub's.

@@ -106,8 +106,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, String> {
     let compiled = Programs::new(&target);
     let found = needs::find(&options.qemu, &compiled, &linux, options.kernel.as_deref());
     let found = found.map_err(|missing| needs::text(&missing))?;
-    let programs =
-        chosen(programs::build_static(&root, &work.join("build"), &options.package)?, options)?;
+    let programs = programs::build_static(&root, &work.join("build"), &options.package)?;
+    let needs_kvm = |program: &Program| !WITHOUT_KVM.contains(&program.name.as_str());
+    let mut programs = programs::named(programs, &options.program)?;
+    programs.retain(|program| !options.program.is_empty() || needs_kvm(program));
     if options.list {
         return list(&programs, &options.arguments);
     }
@@ -139,21 +141,6 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, String> {
     println!("{report}");
     faults.iter().for_each(|fault| println!("FAULT: {fault}"));
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The programs that were asked for.
-fn chosen(programs: Vec<Program>, options: &Options) -> Result<Vec<Program>, String> {
-    let names = &options.program;
-    let unknown = names.iter().find(|name| !programs.iter().any(|program| program.is_named(name)));
-    if let Some(name) = unknown {
-        let there: Vec<_> = programs.iter().map(|program| program.name.as_str()).collect();
-        return Err(format!("there is no test program `{name}`; there are {}", there.join(", ")));
-    }
-    let is_chosen = |program: &Program| match names.is_empty() {
-        true => !WITHOUT_KVM.contains(&program.name.as_str()),
-        false => names.iter().any(|name| program.is_named(name)),
-    };
-    Ok(programs.into_iter().filter(is_chosen).collect())
 }
 
 /// Lists the tests. The programs run here as well as there.

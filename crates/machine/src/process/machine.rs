@@ -103,8 +103,7 @@ impl ProcessMachine {
         control: Arc<RunControl>,
     ) -> Result<ProcessMachine, MachineError> {
         let file = memory.shared().ok_or(lacks("memory that two processes share"))?;
-        let (mut tracee, registers) = Tracee::start(&platform.program, file)?;
-        let area = tracee.extended()?.len();
+        let (tracee, registers) = Tracee::start(&platform.program, file)?;
         let abilities = Abilities { fsgsbase: true, xcr0: Some(platform.cpu.1) };
         Ok(ProcessMachine {
             tracee,
@@ -118,7 +117,7 @@ impl ProcessMachine {
             changed: true,
             flags: registers.eflags,
             extended: None,
-            area,
+            area: platform.area,
             broken: false,
             entries: 0,
             guest_time: Duration::ZERO,

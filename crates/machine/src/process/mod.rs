@@ -24,6 +24,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
+use glowbox_core::address::PAGE_SIZE;
 use glowbox_core::snapshot_file::FeatureWord;
 use glowbox_mem::{GuestMemory, MapError};
 
@@ -40,6 +41,8 @@ pub struct ProcessPlatform {
     program: File,
     /// The features that guests have, and the state components.
     cpu: (Vec<FeatureWord>, u64),
+    /// Bytes of the system's XSAVE area.
+    area: usize,
 }
 
 /// Descriptors below are those that the process starts with.
@@ -55,12 +58,10 @@ impl ProcessPlatform {
     pub fn open() -> Result<ProcessPlatform, MachineError> {
         let failed = |source| MachineError::Request { request: "memfd_create", source };
         let program = above_standard_streams(&stub::program().map_err(failed)?).map_err(failed)?;
-        let platform = ProcessPlatform { program, cpu: cpu() };
-        let memory = platform.memory(glowbox_core::address::PAGE_SIZE);
-        let memory = memory.map_err(|error| failed(error.source))?;
+        let memory = GuestMemory::new_shared(PAGE_SIZE).map_err(|error| failed(error.source))?;
         let file = memory.shared().expect("it has been made so");
-        tracer::Tracee::start(&platform.program, file)?;
-        Ok(platform)
+        let area = tracer::Tracee::start(&program, file)?.0.extended()?.len();
+        Ok(ProcessPlatform { program, cpu: cpu(), area })
     }
 }
 

@@ -3,7 +3,8 @@
 //! A guest reaches nothing of the host but what the host registered. Should there be a way out of the
 //! VM all the same, a filter bounds what whoever takes it can ask of the kernel from there: under
 //! [`Filter::for_calls`] no file can be opened, no program or thread started, no connection made, and no
-//! memory made executable. It is a second line of defence.
+//! memory made executable. It is a second line of defence. Filters know what the backend KVM asks of the
+//! kernel; with an engine of another backend they are an error.
 //!
 //! ```no_run
 //! use glowbox::seccomp::Filter;
@@ -165,11 +166,20 @@ impl Filter {
     ///
     /// # Errors
     ///
-    /// [`Filter`](ErrorKind::Filter) if the system refuses (it may be built without such filters), or the
+    /// [`Filter`](ErrorKind::Filter) if the engine's backend is another than KVM, whose system calls are all
+    /// that filters know; if the system refuses (it may be built without such filters), or the
     /// filter is too large; [`Hypervisor`](ErrorKind::Hypervisor) if the engine was opened by a process of
     /// which this one is a fork. The thread is as it was, then.
     pub fn apply_to_this_thread(&self, engine: &Engine) -> Result<(), Error> {
         engine.check_process()?;
+        if !engine.caps().known_requests {
+            let backend = engine.backend();
+            let text = format!(
+                "filters know the system calls of the backend kvm, and the engine's is {backend}; leave \
+                 them out, or use EngineBuilder::backend(Backend::Kvm)"
+            );
+            return Err(Error::new(ErrorKind::Filter, text));
+        }
         // Opens what is opened once a process, with the first sandbox.
         let _ = glowbox_mem::tracking();
         let signal = engine.pool().signal().number();

@@ -147,16 +147,27 @@ pub struct Caps {
     /// ECX = 1, and what XSAVE notes). If not, the host's scheduling may decide it for those that are in
     /// their initial state.
     pub in_use_bits: bool,
+    /// Whether guests have a CPU with a ring 0 of its own, in which there is this library's supervisor. If
+    /// not, ring 0 is the host's kernel.
+    pub supervisor: bool,
+    /// Whether ring 0 of that CPU is denied all model-specific registers, should a guest ever get there.
+    pub denied_msrs: bool,
+    /// Whether it is known which requests of the host's kernel a machine takes, one for an entry and no other:
+    /// then they are counted, and a filter of system calls can allow them and nothing else.
+    pub known_requests: bool,
 }
 
 impl Caps {
-    /// What a hypervisor's virtual machines have.
+    /// What a hypervisor's virtual machines have at the least.
     pub(crate) const VIRTUAL_MACHINES: Caps = Caps {
         cpuid: true,
         descriptor_tables: true,
         device: true,
         private_memory: true,
         in_use_bits: true,
+        supervisor: true,
+        denied_msrs: false,
+        known_requests: false,
     };
     /// What processes have.
     pub(crate) const PROCESSES: Caps = Caps {
@@ -165,6 +176,9 @@ impl Caps {
         device: false,
         private_memory: false,
         in_use_bits: false,
+        supervisor: false,
+        denied_msrs: false,
+        known_requests: false,
     };
 }
 

@@ -1,5 +1,6 @@
 //! The KVM behind it all, and what a processor of it looks like to the hypervisor's callers.
 
+use std::fs::OpenOptions;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -46,6 +47,15 @@ pub(crate) fn host() -> Result<&'static Host, Errno> {
     }
     let host = Host::new()?;
     Ok(HOST.get_or_init(|| host))
+}
+
+/// Whether there is a KVM at the moment, and this process may use it: then the device that it stands in for
+/// is there.
+pub(crate) fn openable() -> Result<(), Errno> {
+    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.raw_os_error().unwrap_or(libc::ENODEV)),
+    }
 }
 
 impl Host {

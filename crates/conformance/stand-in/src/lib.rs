@@ -87,7 +87,10 @@ fn is_device(path: *const c_char) -> bool {
 #[allow(clippy::cast_possible_truncation, reason = "system calls return what fits")]
 fn open_at(directory: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
     if is_device(path) {
-        return answer(|| objects::insert(Object::Device));
+        return answer(|| {
+            host::openable()?;
+            objects::insert(Object::Device)
+        });
     }
     system_call!(libc::SYS_openat, long(directory), path, long(flags), c_ulong::from(mode)) as c_int
 }

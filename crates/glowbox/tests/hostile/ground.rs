@@ -348,7 +348,7 @@ pub(crate) fn place(gpa: u64) -> usize {
 /// in ring 3 a `mov` to CS, and takes one to the segment registers six and seven, which there are not, for
 /// LDTR and TR; everywhere else they are `#UD`. And it ends itself by assertions where a VEX prefix says
 /// 256 bits of an instruction that has but 128, as `vroundss` and `vpinsrb`, and at a `vpinsrw` of MMX.
-fn spared(code: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn spared(code: &[u8]) -> Cow<'_, [u8]> {
     static SPARE: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os("GLOWBOX_HOSTILE_SPARE_QEMU").is_some());
     if !*SPARE {

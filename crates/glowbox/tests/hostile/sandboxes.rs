@@ -16,7 +16,7 @@ use glowbox_core::registers::Registers;
 use glowbox_testguest::{CODE, GuestFile, R, Record, Segment, W, X};
 
 use crate::generate::{MAPS, PREFIXES, Random};
-use crate::ground::Ground;
+use crate::ground::{Ground, spared};
 use crate::support::{alone, factor, seed, tried};
 
 /// Bytes of a function's code, and of its record: a record's offset leads to the code.
@@ -77,6 +77,8 @@ fn guest(cases: &[Vec<u8>]) -> Guest {
         code.extend(&case[..case.len().min(SNIPPET)]);
         code.resize(end, 0xcc);
     }
+    // Whole, since what runs from one function into the next is code as well.
+    let code = spared(&code).into_owned();
     let mut file = GuestFile::of_code(&[]);
     let segment = |address, flags, bytes: Vec<u8>| Segment {
         address,

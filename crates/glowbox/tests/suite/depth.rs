@@ -16,10 +16,8 @@ use glowbox_core::layout::{
 use glowbox_core::load::{self, Start};
 use glowbox_core::registers::CpuState;
 use glowbox_machine::interrupt::{RunControl, default_signal, install};
-use glowbox_machine::kvm::{Kvm, KvmMachine};
 use glowbox_machine::supervisor::PORT;
-use glowbox_machine::{Exit, Machine};
-use glowbox_mem::GuestMemory;
+use glowbox_machine::{Exit, open};
 use glowbox_testguest::{DATA, GuestFile};
 
 use crate::patterns::{Places, leaks};
@@ -46,10 +44,10 @@ fn run(code: &[u8], change: impl FnOnce(&mut [u8], &Layout) + Send + 'static) ->
     std::thread::spawn(move || {
         let layout = Layout::new(&program, Limits::MIN, 7).expect("limits");
         let signal = install(default_signal()).expect("a signal");
-        let memory = GuestMemory::new(layout.size()).expect("memory");
+        let platform = open(None).expect("a hypervisor");
+        let memory = platform.memory(layout.size()).expect("memory");
         let control = Arc::new(RunControl::new(signal));
-        let kvm = Kvm::open().expect("KVM");
-        let mut machine = KvmMachine::new(&kvm, memory, Arc::clone(&control)).expect("a VM");
+        let mut machine = platform.machine(memory, control).expect("a VM");
         let start = Start::named(b"raw");
         let entry = load::load(&program, &layout, &start, machine.memory_mut());
         let state = CpuState::starting_at(entry.rip.0, entry.rsp.0);
@@ -106,7 +104,7 @@ fn images() -> Vec<std::fs::File> {
 
 tests! {
     fn code_in_ring_0_runs_and_leaves_by_the_port() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(supervisor) {
             return;
         }
         // What the other tests stand on. mov al, 7
@@ -115,7 +113,7 @@ tests! {
     }
 
     fn model_specific_registers_are_denied_to_ring_0() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(denied_msrs) {
             return;
         }
         // mov ecx, LSTAR; rdmsr. The same with EFER, and with wrmsr.
@@ -130,7 +128,7 @@ tests! {
     }
 
     fn smep_smap_and_umip_are_on_where_the_cpu_has_them() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(supervisor) {
             return;
         }
         // mov rax, cr4
@@ -148,7 +146,7 @@ tests! {
     }
 
     fn ring_0_runs_no_page_of_the_guest() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(supervisor) {
             return;
         }
         // mov rax, [rsp]: where the exception came from; jmp rax
@@ -157,7 +155,7 @@ tests! {
     }
 
     fn ring_0_reads_no_page_of_the_guest() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(supervisor) {
             return;
         }
         // mov rax, [rsp]: where the exception came from; mov al, [rax]
@@ -166,7 +164,7 @@ tests! {
     }
 
     fn ring_0_can_write_neither_code_nor_tables_nor_page_tables() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(supervisor) {
             return;
         }
         for (name, code) in [
@@ -182,7 +180,7 @@ tests! {
     }
 
     fn the_supervisor_cannot_be_written_even_if_a_page_table_allows_it() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(supervisor) {
             return;
         }
         for target in [SUPERVISOR_CODE_GPA, SUPERVISOR_TABLES_GPA] {
@@ -214,7 +212,7 @@ tests! {
     }
 
     fn a_vm_has_no_interrupt_controller_timer_or_device() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("depth::a_vm_has_no_interrupt_controller_timer_or_device", || {

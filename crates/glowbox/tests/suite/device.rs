@@ -1,4 +1,4 @@
-//! Where there is no KVM, or it may not be used.
+//! Which backend is used, where nothing says which; where there is no KVM, or it may not be used.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -39,15 +39,13 @@ fn hide_devices() -> std::io::Result<()> {
 
 tests! {
     fn a_missing_device_is_an_error_that_says_so_and_what_to_do() {
-        if crate::topics::is_not_kvm() {
-            return;
-        }
         if !is_root() {
             return;
         }
         isolated("device::a_missing_device_is_an_error_that_says_so_and_what_to_do", || {
             // The engine that is open goes on working; a new one can't be opened.
             hide_devices().expect("a namespace");
+            ask_for_no_backend();
             let missing = error(Engine::new());
             assert_eq!(missing.kind(), ErrorKind::HypervisorMissing);
             assert!(missing.to_string().contains("/dev/kvm does not exist"), "{missing}");
@@ -57,10 +55,7 @@ tests! {
     }
 
     fn a_forbidden_device_is_an_error_that_says_so_and_what_to_do() {
-        if crate::topics::is_not_kvm() {
-            return;
-        }
-        if !is_root() || world_may_use_kvm() {
+        if !is_root() || kvm_can_not_be_forbidden() {
             return;
         }
         isolated("device::a_forbidden_device_is_an_error_that_says_so_and_what_to_do", || {
@@ -68,6 +63,7 @@ tests! {
             assert_eq!(unsafe { libc::setgid(65534) | libc::setgroups(0, std::ptr::null()) }, 0);
             // SAFETY: as above.
             assert_eq!(unsafe { libc::setuid(65534) }, 0);
+            ask_for_no_backend();
             let denied = error(Engine::new());
             assert_eq!(denied.kind(), ErrorKind::HypervisorDenied);
             assert!(denied.to_string().contains("may not open it"), "{denied}");
@@ -77,9 +73,6 @@ tests! {
     }
 
     fn without_a_device_the_suite_says_what_it_left_out_and_why() {
-        if crate::topics::is_not_kvm() {
-            return;
-        }
         if !is_root() {
             return;
         }
@@ -99,9 +92,6 @@ tests! {
     }
 
     fn without_a_device_and_a_word_the_suite_runs_on_processes_and_says_so() {
-        if crate::topics::is_not_kvm() {
-            return;
-        }
         if !is_root() {
             return;
         }
@@ -131,19 +121,32 @@ tests! {
         assert_ne!(opened, 0);
     }
 
+    fn hypervisors_are_chosen_where_nothing_is_asked_for_and_microsofts_before_kvm() {
+        let test = "device::hypervisors_are_chosen_where_nothing_is_asked_for_and_microsofts_before_kvm";
+        isolated(test, || {
+            ask_for_no_backend();
+            let opens = |backend: &Backend| Engine::builder().backend(*backend).build().is_ok();
+            match [Backend::Mshv, Backend::Kvm].into_iter().find(opens) {
+                Some(first) => assert_eq!(Engine::new().expect("an engine").backend(), first),
+                None => names_what_to_do_without(&error(Engine::new())),
+            }
+        });
+    }
+
     fn falling_back_is_told_and_only_done_where_nothing_is_asked_for() {
         let test = "device::falling_back_is_told_and_only_done_where_nothing_is_asked_for";
-        if crate::topics::is_not_kvm() || !is_root() {
+        if !is_root() {
             return;
         }
         isolated(test, || {
+            ask_for_no_backend();
             // With a hypervisor there is nothing to tell.
             let silent = |_: &Error| panic!("it warns");
-            let engine = Engine::builder().build_with_fallback(silent).expect("an engine");
-            assert_eq!(engine.backend(), Backend::Kvm);
+            if let Ok(engine) = Engine::new() {
+                let same = Engine::builder().build_with_fallback(silent).expect("an engine");
+                assert_eq!(same.backend(), engine.backend());
+            }
             hide_devices().expect("a namespace");
-            // SAFETY: the test is alone in its process.
-            unsafe { std::env::remove_var(VARIABLE) };
             let mut told = None;
             let fallback = Engine::builder().build_with_fallback(|missing| told = Some(missing.clone()));
             let engine = fallback.expect("an engine");
@@ -162,7 +165,7 @@ tests! {
             for (name, kind) in
                 [("kvm", ErrorKind::HypervisorMissing), ("xen", ErrorKind::InvalidOption)]
             {
-                // SAFETY: as above.
+                // SAFETY: the test is alone in its process.
                 unsafe { std::env::set_var(VARIABLE, name) };
                 assert_eq!(error(Engine::builder().build_with_fallback(silent)).kind(), kind);
             }
@@ -202,6 +205,12 @@ tests! {
     }
 }
 
+/// As for most users.
+fn ask_for_no_backend() {
+    // SAFETY: the calling test is alone in its process.
+    unsafe { std::env::remove_var(VARIABLE) };
+}
+
 /// The library runs guests on nothing but a hypervisor unless told otherwise: how to tell it so is said.
 fn names_what_to_do_without(error: &Error) {
     for words in [
@@ -214,10 +223,13 @@ fn names_what_to_do_without(error: &Error) {
     }
 }
 
-fn world_may_use_kvm() -> bool {
+fn kvm_can_not_be_forbidden() -> bool {
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata("/dev/kvm").expect("the tests run").permissions().mode();
-    let open = mode & 0o006 != 0;
+    let Ok(device) = std::fs::metadata("/dev/kvm") else {
+        leave_out("there is no /dev/kvm here");
+        return true;
+    };
+    let open = device.permissions().mode() & 0o006 != 0;
     if open {
         leave_out("everybody may use /dev/kvm here");
     }

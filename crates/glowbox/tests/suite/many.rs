@@ -195,7 +195,7 @@ tests! {
     /// All system calls of the calling thread, counted by ptrace: one ioctl a call and nothing
     /// else, with the default deadline in force.
     fn a_warm_call_is_one_kvm_run_and_no_other_system_call() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("many::a_warm_call_is_one_kvm_run_and_no_other_system_call", || {
@@ -204,7 +204,7 @@ tests! {
     }
 
     fn a_host_call_is_one_kvm_run_more() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("many::a_host_call_is_one_kvm_run_more", || {

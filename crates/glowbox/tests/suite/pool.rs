@@ -102,7 +102,7 @@ tests! {
     }
 
     fn a_spawn_call_and_drop_enters_once_and_maps_nothing() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         let name = "pool::a_spawn_call_and_drop_enters_once_and_maps_nothing";
@@ -118,7 +118,7 @@ tests! {
     }
 
     fn a_reset_and_call_enters_once_and_maps_nothing() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("pool::a_reset_and_call_enters_once_and_maps_nothing", || {
@@ -176,7 +176,7 @@ tests! {
     }
 
     fn two_snapshots_that_alternate_keep_a_shell_each() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("pool::two_snapshots_that_alternate_keep_a_shell_each", || {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use glowbox::seccomp::Filter;
 use glowbox::{
-    CallOptions, Engine, ErrorKind, Input, InterruptHandle, Mapping, Output, Sandbox, Snapshot,
+    Backend, CallOptions, Engine, ErrorKind, Input, InterruptHandle, Mapping, Output, Sandbox,
+    Snapshot,
 };
 
 use crate::support::{builder, error, guest, in_fork, isolated, loader, standard_guests};
@@ -334,7 +335,7 @@ const ELSEWHERE: &[Attempt] = &[
 
 tests! {
     fn calls_resets_spawns_and_drops_work_under_the_filter_for_calls() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("seccomp::calls_resets_spawns_and_drops_work_under_the_filter_for_calls", || {
@@ -346,7 +347,7 @@ tests! {
     }
 
     fn vms_and_snapshots_are_made_under_the_filter_for_building() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("seccomp::vms_and_snapshots_are_made_under_the_filter_for_building", || {
@@ -356,7 +357,7 @@ tests! {
     }
 
     fn guests_and_snapshots_are_read_and_saved_under_the_filter_for_files() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("seccomp::guests_and_snapshots_are_read_and_saved_under_the_filter_for_files", || {
@@ -366,7 +367,7 @@ tests! {
     }
 
     fn each_filter_allows_what_the_library_does_and_nothing_else() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("seccomp::each_filter_allows_what_the_library_does_and_nothing_else", || {
@@ -385,7 +386,7 @@ tests! {
     }
 
     fn what_the_library_never_does_ends_the_process() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         for attempt in FOREIGN {
@@ -405,7 +406,7 @@ tests! {
     }
 
     fn a_spawn_that_finds_no_idle_vm_is_an_error_under_the_filter_for_calls() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("seccomp::a_spawn_that_finds_no_idle_vm_is_an_error_under_the_filter_for_calls", || {
@@ -424,7 +425,7 @@ tests! {
     }
 
     fn a_filter_holds_for_the_threads_that_its_thread_starts_and_for_no_others() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         isolated("seccomp::a_filter_holds_for_the_threads_that_its_thread_starts_and_for_no_others", || {
@@ -445,8 +446,19 @@ tests! {
         });
     }
 
+    fn a_filter_that_does_not_know_the_backend_is_an_error_that_says_so() {
+        isolated("seccomp::a_filter_that_does_not_know_the_backend_is_an_error_that_says_so", || {
+            let engine = Engine::builder().backend(Backend::Process).build().unwrap();
+            let refused = error(Filter::for_calls().apply_to_this_thread(&engine));
+            assert_eq!(refused.kind(), ErrorKind::Filter);
+            assert!(refused.to_string().contains("the engine's is process"), "{refused}");
+            // Nothing is in force: files can be opened.
+            std::fs::read("/proc/self/status").unwrap();
+        });
+    }
+
     fn what_the_embedder_allows_is_allowed() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         let socket = &FOREIGN[0];
@@ -456,7 +468,7 @@ tests! {
     }
 
     fn what_the_library_does_under_another_filter_is_refused() {
-        if crate::topics::is_not_kvm() {
+        if lacks!(known_requests) {
             return;
         }
         for attempt in ELSEWHERE {

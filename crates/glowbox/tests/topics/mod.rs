@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glowbox::{Backend, Engine};
+use glowbox::Engine;
 use glowbox_machine::{Caps, VARIABLE};
 use libtest_mimic::{Arguments, Trial};
 
@@ -37,16 +37,6 @@ pub(crate) fn lacks(name: &str, has: fn(&Caps) -> bool) -> bool {
         leave_out(&format!("Caps of the backend {}: no `{name}`", engine.backend()));
     }
     lacks
-}
-
-/// Whether the backend is another than KVM, which the test is about; then it is left out, and says so.
-#[allow(dead_code, reason = "not every program has such tests")]
-pub(crate) fn is_not_kvm() -> bool {
-    let backend = Engine::shared().expect("an engine").backend();
-    if backend != Backend::Kvm {
-        leave_out(&format!("it is about KVM, and the backend is {backend}"));
-    }
-    backend != Backend::Kvm
 }
 
 /// A test's name and what it runs.

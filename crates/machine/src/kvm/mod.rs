@@ -94,7 +94,7 @@ impl Platform for Kvm {
     }
 
     fn caps(&self) -> Caps {
-        Caps::VIRTUAL_MACHINES
+        Caps { denied_msrs: true, known_requests: true, ..Caps::VIRTUAL_MACHINES }
     }
 
     fn cpu(&self) -> (Vec<FeatureWord>, u64) {

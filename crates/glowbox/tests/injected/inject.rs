@@ -23,6 +23,8 @@ use crate::support::sandbox;
 const PATIENCE: libc::c_uint = 120;
 /// Of calls of one kind in one attempt, so many have each fault; those that follow have one each, by turns.
 const FULL: usize = 2;
+/// And those that follow this many have none: a process of a guest's is waited for in each of its system calls.
+const MOST: usize = 100;
 
 /// Faults that have been injected, by call and fault.
 static INJECTED: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
@@ -122,7 +124,8 @@ fn plans_for(made: &[Made], only: &[&str]) -> Vec<Plan> {
             let plan = Plan { kind, number: *number, fault, times };
             // What must never be seen of KVM_RUN is injected at each.
             let always = kind.is_run() && times == 1 && plan.is_unseen();
-            let chosen = always || *number < FULL * factor() || at == *number % faults.len();
+            let by_turns = *number < MOST * factor() && at == *number % faults.len();
+            let chosen = always || *number < FULL * factor() || by_turns;
             if chosen && (times != u32::MAX || *number == 0) {
                 plans.push(plan);
             }

@@ -116,6 +116,10 @@ tests! {
     }
 
     fn without_room_for_data_there_are_errors_until_there_is_some() {
+        // Only private memory is data.
+        if lacks!(private_memory) {
+            return;
+        }
         run_within("RLIMIT_DATA", libc::RLIMIT_DATA, || status("VmData:"), &sizes(), "memory");
     }
 
@@ -175,9 +179,13 @@ tests! {
             let engine = Engine::builder().pool_size(1).build().unwrap();
             let builder = builder().engine(&engine).memory_limit(256 << 20);
             let mut sandbox = builder.build(guest("testing")).unwrap();
-            let _ = sandbox.call::<_, u64>("keep", (200u64 << 20, 3u8));
+            let refused = sandbox.call::<_, u64>("keep", (200u64 << 20, 3u8)).expect_err("no memory");
+            assert!(refused.to_string().contains("process was ended"), "{refused:?}");
         });
-        assert!(libc::WIFSIGNALED(ended) && libc::WTERMSIG(ended) == libc::SIGKILL, "{ended:#x}");
+        let killed = libc::WIFSIGNALED(ended) && libc::WTERMSIG(ended) == libc::SIGKILL;
+        // Where guests have processes of their own it may be one of these, which its host sees.
+        let is_own = !Engine::shared().unwrap().caps().device;
+        assert!(killed || is_own && ended == 0, "{ended:#x}");
         let after = in_fork(|| {
             assert_eq!(load().spawn().unwrap().call::<_, u32>("add", (1u32, 2u32)).unwrap(), 3);
         });

@@ -221,12 +221,16 @@ mod tests {
 
     #[test]
     fn no_path_leads_up_or_from_the_root() {
-        let directory = HostDirectory::open(Path::new("/usr")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("bin")).unwrap();
+        let directory = HostDirectory::open(folder.path()).unwrap();
+        directory.status(b"bin").unwrap();
         for path in ["..", "../etc", "bin/../../etc", "/etc"] {
             assert_eq!(directory.status(path.as_bytes()), Err(Errno::EACCES), "{path}");
             assert!(!is_plain(path.as_bytes()), "{path}");
         }
     }
+
     #[test]
     fn what_is_to_be_tried_again_for_ever_is_not() {
         let after = |times: u32, error| {

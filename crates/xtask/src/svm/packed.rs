@@ -160,6 +160,7 @@ fn init(modules: &[&str], programs: &[Program], script: &Script) -> String {
          mount -t tmpfs shared /dev/shm\n\
          mount -t tmpfs temporary /tmp\n\
          mount -t cgroup2 cgroups /sys/fs/cgroup\n\
+         echo +memory >/sys/fs/cgroup/cgroup.subtree_control\n\
          ifconfig lo 127.0.0.1 up\n\
          hostname svm\n\
          ulimit -n 20000\n",
@@ -184,7 +185,7 @@ fn init(modules: &[&str], programs: &[Program], script: &Script) -> String {
         line(format!("echo; echo '{MARK}start {name}'"));
         // In order, with nothing kept back, so that where it hangs can be seen.
         line(format!("{} --test-threads 1 --nocapture --color never {arguments}", place(program)));
-        line(format!("echo; echo \"{MARK}end {name} $?\""));
+        line(format!("status=$?; echo; echo \"{MARK}end {name} $status\""));
     }
     line(format!("echo '{MARK}done'"));
     line("poweroff -f".into());
@@ -219,7 +220,10 @@ mod tests {
         assert!(at("export 'GLOWBOX_HOSTILE=50'") < at("@@svm start glowbox/suite"));
         assert!(at("@@svm start glowbox/suite") < at("/tests/glowbox/suite --test-threads 1"));
         at(r"--color never 'faults' 'it'\''s'");
-        assert!(at("@@svm end glowbox/suite $?") < at("poweroff -f\n"));
+        assert!(at("@@svm end glowbox/suite $status") < at("poweroff -f\n"));
+        // Of the program, and of nothing that is done after it.
+        let mut lines = text.lines().skip_while(|line| !line.starts_with("/tests/glowbox/suite"));
+        assert!(lines.nth(1).unwrap().starts_with("status=$?;"), "{text}");
     }
 
     #[test]

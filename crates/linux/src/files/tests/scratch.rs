@@ -347,8 +347,10 @@ fn a_process_whose_account_is_wrong_is_not_sound() {
 
 #[test]
 fn a_process_from_a_file_that_was_tampered_with_is_refused_or_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("bin")).unwrap();
     let mut options = Options::new();
-    options.scratch("/tmp", 64 << 10).file("/data/file", "x").directory("/host", "/usr");
+    options.scratch("/tmp", 64 << 10).file("/data/file", "x").directory("/host", folder.path());
     options.current_directory("/tmp");
     let mut files = Fixture::new(&options);
     files.mkdir("a").unwrap();

@@ -259,20 +259,21 @@ fn a_state_wants_whole_pages_and_enough_of_them() {
     let Some(device) = device() else { return };
     let partition = ready(&device);
     let vp = partition.create_vcpu(0).unwrap();
-    let buffer = Memory::new(1, BOTH);
+    let buffer = Memory::new(3, BOTH);
     let good = mshv_get_set_vp_state {
         type_: u8::try_from(MSHV_VP_STATE_XSAVE).unwrap(),
-        buf_sz: 4096,
+        buf_sz: 3 * 4096,
         buf_ptr: buffer.0.addr() as u64,
         ..Default::default()
     };
     let get =
         |mut args: mshv_get_set_vp_state| vp.get_vp_state_ioctl(&mut args).map(|()| args.buf_sz);
-    assert!([576, 832].contains(&get(good).unwrap()));
+    assert_eq!(get(good).unwrap(), 11_008);
     for bad in [
         mshv_get_set_vp_state { type_: 5, ..good },
         mshv_get_set_vp_state { buf_sz: 0, ..good },
-        mshv_get_set_vp_state { buf_sz: 832, ..good },
+        mshv_get_set_vp_state { buf_sz: 11_008, ..good },
+        mshv_get_set_vp_state { buf_sz: 2 * 4096, ..good },
         mshv_get_set_vp_state { buf_ptr: good.buf_ptr + 64, ..good },
         mshv_get_set_vp_state { rsvd: [0, 1, 0], ..good },
     ] {

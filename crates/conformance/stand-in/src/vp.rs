@@ -31,9 +31,11 @@ const RUN_VP: u32 = 2 << 30 | size::<mshv_run_vp>() << 16 | 0xb8 << 8;
 const GET_VP_STATE: u32 = exchanges::<mshv_get_set_vp_state>(1);
 
 const PAGE: usize = 4096;
-/// Bytes of an XSAVE area without and with AVX, and where it says what it has room for.
+/// Bytes of an XSAVE area without and with AVX; as many as of the partition's largest are copied, which is that
+/// of a CPU with AMX here. And where the area says what it has room for.
 const XSAVE: usize = 576;
 const XSAVE_AVX: usize = XSAVE + 256;
+const XSAVE_LARGEST: usize = 11_008;
 const XCOMP_BV: std::ops::Range<usize> = 520..528;
 const COMPACTED: u64 = 1 << 63;
 const AVX: u64 = 1 << 2;
@@ -431,6 +433,7 @@ impl State {
         let area = self.vcpu.get_xsave().map_err(|error| error.errno())?;
         let mut bytes: Vec<u8> = area.region.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.truncate(if self.xfem & AVX != 0 { XSAVE_AVX } else { XSAVE });
+        bytes.resize(XSAVE_LARGEST, 0);
         // Compacted, and with nothing behind AVX as the standard form is.
         let form = COMPACTED | self.xfem | 3;
         bytes[XCOMP_BV].copy_from_slice(&form.to_le_bytes());

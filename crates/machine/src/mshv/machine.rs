@@ -34,6 +34,12 @@ const XSTATE_BV: std::ops::Range<usize> = 512..520;
 const XSAVE_AVX: std::ops::Range<usize> = 576..832;
 const XCR0_AVX: u64 = 1 << 2;
 
+/// Room for the state of every component that there is, in whole pages.
+const XSAVE_ROOM: usize = 4 << PAGE_SHIFT;
+
+#[repr(align(4096))]
+struct XsaveArea([u8; XSAVE_ROOM]);
+
 /// A virtual machine on Microsoft Hypervisor.
 pub type MshvMachine = VirtualMachine<MshvVm>;
 
@@ -130,15 +136,24 @@ impl Vm for MshvVm {
     }
 
     fn extended(&self) -> Result<ExtendedState, MachineError> {
-        let state = self.vp.get_xsave().map_err(|error| failed("MSHV_GET_VP_STATE", error))?;
+        // Of the crate's page the driver says EINVAL where the CPU has more: AMX, which guests are not shown.
+        let mut area = Box::new(XsaveArea([0; XSAVE_ROOM]));
+        let mut request = mshv_get_set_vp_state {
+            type_: MSHV_VP_STATE_XSAVE.try_into().expect("a small number"),
+            buf_sz: XSAVE_ROOM.try_into().expect("some pages"),
+            buf_ptr: ptr::from_mut(&mut *area).addr() as u64,
+            ..Default::default()
+        };
+        let result = self.vp.get_vp_state_ioctl(&mut request);
+        result.map_err(|error| failed("MSHV_GET_VP_STATE", error))?;
         // It is compacted: but with no component behind AVX that is where the standard form has it.
-        let mut area = state.buffer;
+        let area = &mut area.0;
         let present = u64::from_le_bytes(*area[XSTATE_BV].first_chunk().expect("eight bytes"));
         if present & XCR0_AVX == 0 {
             area[XSAVE_AVX].fill(0);
         }
         let what = "XSAVE areas of usual size";
-        resume::extended_state(&area, self.abilities)
+        resume::extended_state(area, self.abilities)
             .ok_or(MachineError::Unsupported { backend: Backend::Mshv, what })
     }
 

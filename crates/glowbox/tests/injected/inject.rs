@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
-use glowbox::{Error, ErrorKind};
+use glowbox::{Backend, Engine, Error, ErrorKind};
 
 use crate::calls::{Fault, Kind, Made};
 use crate::channel::{Channel, SIGNAL, Said};
@@ -465,7 +465,9 @@ fn missing(call: Kind, error: i32, kind: &str, text: &str) -> Option<String> {
         libc::EFBIG => "limit",
         _ => "",
     };
-    let words = call.words();
+    // What stands in for another device drives KVM, and the library's requests have other names.
+    let stood_in = call.is_of_kvm() && Engine::shared().unwrap().backend() == Backend::Mshv;
+    let words: &[&str] = if stood_in { &["MSHV_", "HVCALL_"] } else { call.words() };
     let named = words.is_empty() || words.iter().any(|word| text.contains(word));
     match (text.contains(&system), text.contains(advice), named) {
         (false, ..) => Some(format!("`{system}`")),

@@ -47,7 +47,7 @@ fn promises(specification: &str) -> Vec<Promise> {
 fn tests(root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for file in files(root, &[SOURCES], ".rs") {
-        let Some(tokens) = tokens(&root.join(&file)) else { continue };
+        let Some(tokens) = tokens(root, &file) else { continue };
         let mut names = Vec::new();
         test_functions(tokens, &mut names);
         let module = module_of(Path::new(&file).strip_prefix(SOURCES).unwrap());

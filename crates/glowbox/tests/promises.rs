@@ -12,8 +12,9 @@ mod sources;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use glowbox::LogLimits;
-use glowbox_core::layout::Limits;
+use glowbox::{EngineBuilder, Error, LogLimits};
+use glowbox_core::layout::{Limits, STACK_GUARD};
+use glowbox_linux::files::PIPE;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use sources::{files, repository, tokens};
 
@@ -214,14 +215,32 @@ fn limits_are_those_of_the_code() {
     let sizes = |of: fn(&Limits) -> u64| {
         [Limits::DEFAULT, Limits::MIN, Limits::MAX].map(|limits| size(of(&limits))).to_vec()
     };
+    let stack = {
+        let [default, least, most] = sizes(|limits| limits.stack).try_into().unwrap();
+        vec![default, size(Limits::LINUX_STACK), least, most, size(STACK_GUARD)]
+    };
+    let pool = [
+        EngineBuilder::DEFAULT_POOL_SIZE.to_string(),
+        size(EngineBuilder::DEFAULT_KEPT_MEMORY as u64),
+    ];
+    let glowbox_linux::Limits { threads, descriptors, areas, buffered } = Default::default();
+    let linux = [threads, descriptors, areas].map(|count| count.to_string());
+    let linux = linux.into_iter().chain([size(PIPE), size(buffered)]);
     let log = LogLimits::default();
     let values: BTreeMap<&str, Vec<String>> = BTreeMap::from([
         ("heap", sizes(|limits| limits.heap)),
-        ("stack", sizes(|limits| limits.stack)),
+        ("stack", stack),
         ("arguments", sizes(|limits| limits.incoming)),
         ("results", sizes(|limits| limits.outgoing)),
         ("log", vec![log.text.to_string(), log.records_per_second.to_string()]),
+        ("pool", pool.to_vec()),
+        ("text", vec![size(Error::MAX_GUEST_TEXT as u64)]),
+        ("linux", linux.collect()),
     ]);
+    let limits = promises.iter().filter(|promise| promise.id.starts_with("limit-"));
+    let known = |id: &str| values.contains_key(id.trim_start_matches("limit-"));
+    let unknown: Vec<&String> = limits.map(|limit| &limit.id).filter(|id| !known(id)).collect();
+    assert!(unknown.is_empty(), "not compared with the code: {unknown:?}");
     for (what, expected) in values {
         let id = format!("limit-{what}");
         let promise = promises.iter().find(|promise| promise.id == id);

@@ -57,7 +57,7 @@ const DIRECTORY_SPAN: u64 = 1 << 30;
 pub const LENT: Range<u64> = 384 << 30..SUPERVISOR;
 /// Unmapped bytes below the stack. Compiled code touches every page of a large frame, so one page
 /// would do; this much catches hand-written code too.
-const STACK_GUARD: u64 = 1 << 20;
+pub const STACK_GUARD: u64 = 1 << 20;
 /// Unmapped bytes between buffers.
 const GUARD: u64 = LARGE_PAGE_SIZE;
 
@@ -106,13 +106,15 @@ impl Limits {
     /// What a guest gets unless its host says otherwise.
     pub const DEFAULT: Limits =
         Limits { heap: 64 << 20, stack: 1 << 20, incoming: 16 << 20, outgoing: 16 << 20 };
+    /// Bytes of stack that a Linux program gets unless its host says otherwise.
+    pub const LINUX_STACK: u64 = 8 << 20;
 
     /// What this program gets unless its host says otherwise: a Linux program has a larger stack, and
     /// one that is no library takes no messages.
     pub fn default_for(program: &Program) -> Limits {
         let mut limits = Limits::DEFAULT;
         if program.personality() == Personality::Linux {
-            limits.stack = 8 << 20;
+            limits.stack = Limits::LINUX_STACK;
         }
         if !program.is_library() {
             (limits.incoming, limits.outgoing) = (Limits::MIN.incoming, Limits::MIN.outgoing);

@@ -10,8 +10,11 @@ use crate::watchdog::Watchdog;
 use crate::{Error, ErrorKind};
 
 /// How much an engine's pool keeps, and how, unless it is told otherwise.
-const DEFAULT_POOL: PoolOptions =
-    PoolOptions { shells: 16, pages: (32 << 20) / glowbox_mem::PAGE, dumped: false };
+const DEFAULT_POOL: PoolOptions = PoolOptions {
+    shells: EngineBuilder::DEFAULT_POOL_SIZE,
+    pages: EngineBuilder::DEFAULT_KEPT_MEMORY / glowbox_mem::PAGE,
+    dumped: false,
+};
 
 /// What sandboxes share: the hypervisor, a pool of VMs, the signal that stops running guests, and the
 /// thread that enforces deadlines.
@@ -122,6 +125,11 @@ pub struct EngineBuilder {
 }
 
 impl EngineBuilder {
+    #[doc(hidden)]
+    pub const DEFAULT_POOL_SIZE: usize = 16;
+    #[doc(hidden)]
+    pub const DEFAULT_KEPT_MEMORY: usize = 32 << 20;
+
     /// What runs the guests. Without this it is the backend that the environment variable
     /// `GLOWBOX_BACKEND` names, and without that the first of those that isolate guests by hardware
     /// ([`Backend::is_hardware`]) that this machine has. One that does not is never chosen silently.

@@ -140,6 +140,10 @@ pub struct GuestPanic {
 }
 
 impl Error {
+    /// Longest text of a guest's panic or error that is kept, in bytes.
+    #[doc(hidden)]
+    pub const MAX_GUEST_TEXT: usize = 16 << 10;
+
     pub(crate) fn new(kind: ErrorKind, text: impl Into<String>) -> Error {
         Error::build(kind, text.into(), None, Detail::None)
     }

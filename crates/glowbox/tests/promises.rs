@@ -12,8 +12,9 @@ mod sources;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use glowbox::LogLimits;
-use glowbox_core::layout::Limits;
+use glowbox::{EngineBuilder, Error, LogLimits};
+use glowbox_core::layout::{Limits, STACK_GUARD};
+use glowbox_linux::files::PIPE;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use sources::{files, repository, tokens};
 
@@ -42,17 +43,26 @@ fn promises(specification: &str) -> Vec<Promise> {
     .collect()
 }
 
-/// All tests in the sources, as `crate::…::name`; those of programs of the library's own tests as
-/// `program::topic::name`.
-fn tests(root: &Path) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
+/// The library's own programs of tests that names may begin with. `linux` is none: that is the crate.
+const PROGRAMS: &[&str] = &["suite", "hostile", "injected"];
+
+/// All tests in the sources that `cargo test` runs, as `crate::…::name`; those of programs of the library's own
+/// tests as `program::topic::name`. With each, how many files have one of that name.
+fn tests(root: &Path) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    let mut conditional = Vec::new();
     for file in files(root, &[SOURCES], ".rs") {
-        let Some(tokens) = tokens(&root.join(&file)) else { continue };
-        let mut names = Vec::new();
-        test_functions(tokens, &mut names);
-        let module = module_of(Path::new(&file).strip_prefix(SOURCES).unwrap());
-        found.extend(names.iter().map(|name| format!("{module}::{name}")));
+        let Some(tokens) = tokens(root, &file) else { continue };
+        let path = Path::new(&file).strip_prefix(SOURCES).unwrap();
+        let module = module_of(path);
+        let mut tests = Tests { declared: is_in_program(path), ..Tests::default() };
+        tests.look(tokens);
+        for name in tests.names {
+            *found.entry(format!("{module}::{name}")).or_default() += 1;
+        }
+        conditional.extend(tests.conditional.iter().map(|name| format!("{module}::{name}::")));
     }
+    found.retain(|name: &String, _| !conditional.iter().any(|module| name.starts_with(module)));
     found
 }
 
@@ -60,43 +70,91 @@ fn tests(root: &Path) -> BTreeSet<String> {
 fn module_of(path: &Path) -> String {
     let path = path.with_extension("");
     let mut parts: Vec<&str> = path.iter().map(|part| part.to_str().unwrap()).collect();
-    if parts.starts_with(&["glowbox", "tests"]) && parts.len() > 3 {
+    if parts.starts_with(&["glowbox", "tests"]) && parts.len() > 3 && PROGRAMS.contains(&parts[2]) {
         parts.drain(..2);
     }
     parts.retain(|part| !["src", "tests", "mod", "lib"].contains(part));
     parts.join("::")
 }
 
-/// Collects functions marked `#[test]` and those inside of `tests! { … }`.
-fn test_functions(tokens: TokenStream, names: &mut Vec<String>) {
-    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
-    let is = |at: usize, word: &str| tokens.get(at).is_some_and(|token| token.to_string() == word);
-    let mut is_test = false;
-    for (at, token) in tokens.iter().enumerate() {
-        match token {
-            TokenTree::Group(group) => {
-                let of_macro = at > 1 && is(at - 2, "tests") && is(at - 1, "!");
-                if group.delimiter() == Delimiter::Bracket && at > 0 && is(at - 1, "#") {
-                    let attribute = group.stream().to_string();
-                    is_test = attribute == "test" || is_test && !attribute.starts_with("ignore");
-                } else if of_macro {
-                    functions(group.stream(), names);
-                } else {
-                    test_functions(group.stream(), names);
+/// Whether a file belongs to a program with a `main` of its own, which runs what `tests!` declares and nothing
+/// that is marked `#[test]`.
+fn is_in_program(path: &Path) -> bool {
+    path.starts_with("glowbox/tests") && path.iter().count() > 3
+        || path.starts_with("conformance/tests/contract")
+}
+
+/// What is found in a file.
+#[derive(Default)]
+struct Tests {
+    /// Only what `tests!` declares is a test here.
+    declared: bool,
+    names: Vec<String>,
+    /// Modules in other files that are not there in every build.
+    conditional: Vec<String>,
+}
+
+impl Tests {
+    /// Collects functions marked `#[test]` and those inside of `tests! { … }`, but for those that are ignored, or
+    /// are there under a condition, their own or that of a module around them.
+    fn look(&mut self, tokens: TokenStream) {
+        self.items(tokens, false);
+    }
+
+    fn items(&mut self, tokens: TokenStream, all: bool) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let is =
+            |at: usize, word: &str| tokens.get(at).is_some_and(|token| token.to_string() == word);
+        // Of the item that begins, or is being read.
+        let mut attributes: Vec<String> = Vec::new();
+        for (at, token) in tokens.iter().enumerate() {
+            match token {
+                TokenTree::Group(group) if group.delimiter() == Delimiter::Bracket => {
+                    let attribute = group.stream().to_string().replace(' ', "");
+                    if at > 0 && is(at - 1, "#") {
+                        attributes.push(attribute);
+                    } else if at > 1 && is(at - 1, "!") && is(at - 2, "#") && excludes(&attribute) {
+                        // All that is here is under that condition.
+                        return;
+                    }
                 }
+                TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => {
+                    let excluded = attributes.iter().any(|attribute| excludes(attribute));
+                    attributes.clear();
+                    if !excluded {
+                        let declares = at > 1 && is(at - 2, "tests") && is(at - 1, "!");
+                        self.items(group.stream(), declares);
+                    }
+                }
+                TokenTree::Ident(word) if *word == "fn" => {
+                    let marked = attributes.iter().any(|attribute| attribute == "test");
+                    let excluded = attributes.iter().any(|attribute| excludes(attribute));
+                    if (all || marked && !self.declared) && !excluded {
+                        self.names.push(tokens[at + 1].to_string());
+                    }
+                }
+                TokenTree::Ident(word)
+                    if *word == "mod"
+                        && is(at + 2, ";")
+                        && attributes.iter().any(|attribute| excludes(attribute)) =>
+                {
+                    self.conditional.push(tokens[at + 1].to_string());
+                }
+                TokenTree::Punct(punct) if punct.as_char() == ';' => attributes.clear(),
+                _ => {}
             }
-            TokenTree::Ident(word) if *word == "fn" && std::mem::take(&mut is_test) => {
-                names.push(tokens[at + 1].to_string());
-            }
-            _ => {}
         }
     }
 }
 
-/// Names of the functions on the first level.
-fn functions(tokens: TokenStream, names: &mut Vec<String>) {
-    let tokens: Vec<String> = tokens.into_iter().map(|token| token.to_string()).collect();
-    names.extend(tokens.windows(2).filter(|pair| pair[0] == "fn").map(|pair| pair[1].clone()));
+/// Whether what has this attribute is not run by every `cargo test`. Miri is not `cargo test`.
+fn excludes(attribute: &str) -> bool {
+    let condition = attribute.starts_with("cfg(") && attribute != "cfg(test)";
+    let sometimes = attribute.starts_with("cfg_attr(")
+        && !attribute.starts_with("cfg_attr(miri,")
+        && (attribute.contains("ignore") || attribute.contains("cfg("));
+    let ignored = attribute == "ignore" || attribute.starts_with("ignore=");
+    condition || sometimes || ignored
 }
 
 #[test]
@@ -114,8 +172,12 @@ fn every_promise_names_tests_that_exist() {
         if text.is_empty() || named.is_empty() {
             wrong.push(format!("{id} names no test: {text}"));
         }
-        for name in named.iter().filter(|name| !tests.contains(*name)) {
-            wrong.push(format!("{id} names a test that does not exist: {name}"));
+        for name in named {
+            match tests.get(name) {
+                None => wrong.push(format!("{id} names no test that is always run: {name}")),
+                Some(1) => {}
+                Some(count) => wrong.push(format!("{id}: there are {count} tests {name}")),
+            }
         }
     }
     assert!(wrong.is_empty(), "SPEC.md:\n{}", wrong.join("\n"));
@@ -153,14 +215,32 @@ fn limits_are_those_of_the_code() {
     let sizes = |of: fn(&Limits) -> u64| {
         [Limits::DEFAULT, Limits::MIN, Limits::MAX].map(|limits| size(of(&limits))).to_vec()
     };
+    let stack = {
+        let [default, least, most] = sizes(|limits| limits.stack).try_into().unwrap();
+        vec![default, size(Limits::LINUX_STACK), least, most, size(STACK_GUARD)]
+    };
+    let pool = [
+        EngineBuilder::DEFAULT_POOL_SIZE.to_string(),
+        size(EngineBuilder::DEFAULT_KEPT_MEMORY as u64),
+    ];
+    let glowbox_linux::Limits { threads, descriptors, areas, buffered } = Default::default();
+    let linux = [threads, descriptors, areas].map(|count| count.to_string());
+    let linux = linux.into_iter().chain([size(PIPE), size(buffered)]);
     let log = LogLimits::default();
     let values: BTreeMap<&str, Vec<String>> = BTreeMap::from([
         ("heap", sizes(|limits| limits.heap)),
-        ("stack", sizes(|limits| limits.stack)),
+        ("stack", stack),
         ("arguments", sizes(|limits| limits.incoming)),
         ("results", sizes(|limits| limits.outgoing)),
         ("log", vec![log.text.to_string(), log.records_per_second.to_string()]),
+        ("pool", pool.to_vec()),
+        ("text", vec![size(Error::MAX_GUEST_TEXT as u64)]),
+        ("linux", linux.collect()),
     ]);
+    let limits = promises.iter().filter(|promise| promise.id.starts_with("limit-"));
+    let known = |id: &str| values.contains_key(id.trim_start_matches("limit-"));
+    let unknown: Vec<&String> = limits.map(|limit| &limit.id).filter(|id| !known(id)).collect();
+    assert!(unknown.is_empty(), "not compared with the code: {unknown:?}");
     for (what, expected) in values {
         let id = format!("limit-{what}");
         let promise = promises.iter().find(|promise| promise.id == id);
@@ -175,17 +255,57 @@ fn tests_are_found_by_their_marks() {
     let source = "
         #[test] fn one() {}
         fn two() {}
-        mod inner { #[test] #[cfg(x)] fn three() {} #[test] #[ignore = \"why\"] fn four() {} }
+        mod inner { #[test] #[should_panic] fn three() {} #[test] #[ignore = \"why\"] fn four() {} }
         // #[test] fn five() {}
         const TEXT: &str = \"#[test] fn six() {}\";
         tests! { fn seven() { fn eight() {} } /// Text.
-            fn nine() {} }
+            fn nine() {} #[ignore] fn ten() {} }
+        #[cfg(test)] mod tests { #[test] fn eleven() {} }
+        #[cfg(test)] mod elsewhere;
+        #[derive(Debug)] struct Unit; fn twelve() {}
+        #[cfg_attr(miri, ignore)] #[test] fn thirteen() {}
+        #[test] pub(crate) const fn fourteen() {}
     ";
-    let mut names = Vec::new();
-    test_functions(source.parse().unwrap(), &mut names);
-    assert_eq!(names, ["one", "three", "seven", "nine"]);
-    assert_eq!(module_of(Path::new("core/src/elf/tests.rs")), "core::elf");
-    assert_eq!(module_of(Path::new("core/tests/std_guests.rs")), "core::std_guests");
-    assert_eq!(module_of(Path::new("glowbox/tests/suite/leaks.rs")), "suite::leaks");
-    assert_eq!(module_of(Path::new("glowbox/tests/promises.rs")), "glowbox::promises");
+    let found = |source: &str, declared| {
+        let mut tests = Tests { declared, ..Tests::default() };
+        tests.look(source.parse().unwrap());
+        (tests.names, tests.conditional)
+    };
+    let (names, conditional) = found(source, false);
+    assert_eq!(names, ["one", "three", "seven", "nine", "eleven", "thirteen", "fourteen"]);
+    assert!(conditional.is_empty(), "{conditional:?}");
+    // Nothing runs what else is marked in a program with a `main` of its own.
+    assert_eq!(found(source, true).0, ["seven", "nine"]);
+    for not_always in [
+        "#[test] #[ignore] fn one() {}",
+        "#[ignore] #[test] fn one() {}",
+        "#[ignore = \"why\"] /// Text.\n #[test] fn one() {}",
+        "#[test] #[cfg(x)] fn one() {}",
+        "#[cfg(x)] #[test] fn one() {}",
+        "#[cfg(not(test))] #[test] fn one() {}",
+        "#[cfg(all(test, x))] mod inner { mod other { #[test] fn one() {} } }",
+        "#![cfg(x)] #[test] fn one() {}",
+        "mod inner { #![cfg(x)] #[test] fn one() {} }",
+        "#[cfg_attr(x, ignore)] #[test] fn one() {}",
+        "#[cfg(x)] tests! { fn one() {} }",
+        "tests! { #[cfg(x)] fn one() {} }",
+    ] {
+        assert_eq!(found(not_always, false).0, [""; 0], "{not_always}");
+    }
+    assert_eq!(found("#[cfg(x)] pub mod inner; mod other;", false).1, ["inner"]);
+}
+
+#[test]
+fn tests_are_named_by_where_they_stand() {
+    for (file, module) in [
+        ("core/src/elf/tests.rs", "core::elf"),
+        ("core/tests/std_guests.rs", "core::std_guests"),
+        ("glowbox/tests/suite/leaks.rs", "suite::leaks"),
+        ("glowbox/tests/promises.rs", "glowbox::promises"),
+        // The crate and the program of that name.
+        ("linux/src/threads.rs", "linux::threads"),
+        ("glowbox/tests/linux/threads.rs", "glowbox::linux::threads"),
+    ] {
+        assert_eq!(module_of(Path::new(file)), module);
+    }
 }

@@ -65,7 +65,8 @@ use resolve::{Mount, Place};
 use tree::Tree;
 
 /// Bytes that a pipe holds.
-const PIPE: u64 = 64 << 10;
+#[doc(hidden)]
+pub const PIPE: u64 = 64 << 10;
 
 /// A process's descriptors and files.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,8 +1,9 @@
 //! Runs the tests and examples on each backend, and prints the counts side by side.
 //!
 //! All are to pass on each. A test may leave itself out on a backend for a reason that it has on KVM too, or
-//! because of a field of the backend's `Caps`; anything else is a fault. What runs under `mshv` is the stand-in
-//! for its device (`docs/backends.md`).
+//! because of a field of the backend's `Caps`; anything else is a fault. Where KVM is not among the backends, what
+//! the machine lacks takes the place of the reasons on KVM. What runs under `mshv` is the stand-in for its device
+//! (`docs/backends.md`).
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -28,6 +29,31 @@ const TESTS: [&str; 4] =
     ["conformance/contract", "glowbox/suite", "glowbox/linux", "glowbox/hostile"];
 /// How the reasons begin for which a test may be left out on one backend and not on KVM.
 const BY_NATURE: &str = "Caps of the backend ";
+/// What is in the reasons that are about the machine, whatever the backend. They count where nothing has run on
+/// KVM that could tell; that a processor does not raise something is no such reason, since a backend can lose it.
+const OF_THE_MACHINE: [&str; 16] = [
+    "no swap file: ",
+    "the system does not swap out what it is asked to",
+    "this kernel has no PAGEMAP_SCAN",
+    "this CPU has no ",
+    "this process may not mount a file system",
+    "hiding /dev/kvm takes root",
+    "looking into a process that can't be dumped takes root",
+    "there is no /dev/kvm here",
+    "everybody may use /dev/kvm here",
+    "no processes for guests: ",
+    "a thousand sandboxes need 4000 descriptors (ulimit -n)",
+    "there is no cargo to build a guest with",
+    "guests for musl: ",
+    "the Rust compiler has no libraries for ",
+    " is not installed (Debian: ",
+    " has no static libc",
+];
+/// The same of a machine whose KVM is kvm-pvm, by which the stand-in answers. Processes have fields of `Caps` for it.
+const OF_THE_STAND_IN: [&str; 2] = [
+    "segments are the host's here, and 32-bit code in one may bring its kernel down",
+    "ring 3 sees the host's CPU here, whatever the backend sets",
+];
 
 /// Runs tests and examples on each backend.
 #[derive(Debug, Args)]
@@ -209,12 +235,22 @@ fn faults(reports: &[(&str, Report)]) -> Vec<String> {
         }
         let others = reasons(report).into_iter().filter(|_| *backend != FIRST);
         let others = others.filter(|reason| !reason.starts_with(BY_NATURE));
-        let others = others.filter(|reason| first.is_some() && !known.contains(reason));
-        faults.extend(
-            others.map(|reason| format!("{backend}: left out, but not on {FIRST}: {reason}")),
-        );
+        let (others, but) = match first {
+            Some(_) => (others.filter(|reason| !known.contains(reason)).collect(), "not on KVM"),
+            None => (
+                others.filter(|reason| !is_of_the_machine(backend, reason)).collect::<Vec<_>>(),
+                "neither by Caps nor by what the machine lacks",
+            ),
+        };
+        let fault = |reason| format!("{backend}: left out, but {but}: {reason}");
+        faults.extend(others.into_iter().map(fault));
     }
     faults
+}
+
+fn is_of_the_machine(backend: &str, reason: &str) -> bool {
+    let stand_in = OF_THE_STAND_IN.iter().filter(|_| backend == STOOD_IN);
+    OF_THE_MACHINE.iter().chain(stand_in).any(|words| reason.contains(words))
 }
 
 #[cfg(test)]
@@ -242,6 +278,57 @@ mod tests {
         let process = report(&["left out: too slow", PASSED]);
         let found = faults(&[kvm(), ("process", process)]);
         assert!(found.len() == 1 && found[0].contains("too slow"), "{found:?}");
+    }
+
+    #[test]
+    fn without_kvm_only_caps_and_what_the_machine_lacks_are_no_fault() {
+        let by_nature = "left out: Caps of the backend process: no `device`";
+        let swap = "left out: no swap file: swapon: Operation not permitted";
+        let compiler = "left out: musl-gcc is not installed (Debian: musl-tools)";
+        let lines = [by_nature, swap, compiler, "left out: this CPU has no umip", PASSED];
+        assert_eq!(faults(&[("process", report(&lines))]), [""; 0]);
+        // What one backend lacks by its nature is no reason by being said of another thing, or in other words.
+        for reason in ["too slow", "the Caps of the backend process: no `device`", "no swap", ""] {
+            let report = report(&[by_nature, &format!("left out: {reason}"), PASSED]);
+            let found = faults(&[("process", report)]);
+            assert!(found.len() == 1 && found[0].ends_with(&format!(": {reason}")), "{found:?}");
+        }
+        let reports =
+            ["process", "mshv"].map(|backend| (backend, report(&["left out: too slow", PASSED])));
+        assert_eq!(faults(&reports).len(), 2);
+        let cpu = format!("left out: {}", OF_THE_STAND_IN[1]);
+        let reports = ["process", "mshv"].map(|backend| (backend, report(&[&cpu, PASSED])));
+        let found = faults(&reports);
+        assert!(found.len() == 1 && found[0].starts_with("process: "), "{found:?}");
+    }
+
+    #[test]
+    fn where_kvm_ran_what_the_machine_lacks_has_to_be_lacking_there_too() {
+        let swap = "left out: no swap file: swapon: Operation not permitted";
+        let reports = [("kvm", report(&[PASSED])), ("process", report(&[swap, PASSED]))];
+        assert_eq!(faults(&reports).len(), 1);
+    }
+
+    /// A reason that nobody gives any more would let another in.
+    #[test]
+    fn each_of_the_reasons_that_are_of_the_machine_is_given_by_some_source() {
+        let crates = crate::root().unwrap().join("crates");
+        let mut folders = vec![crates];
+        let mut sources = String::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let here = path.ends_with("xtask/src/backends.rs");
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|it| it == "rs") && !here {
+                    sources += &std::fs::read_to_string(path).unwrap();
+                }
+            }
+        }
+        let all = OF_THE_MACHINE.iter().chain(&OF_THE_STAND_IN);
+        let unknown: Vec<_> = all.filter(|words| !sources.contains(**words)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
     }
 
     #[test]

@@ -211,7 +211,7 @@ left out: no swap
 tried: opcodes: 512
 executed at least: 700 instructions
 test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 1.00s
-2 of 296 tests against KVM were left out
+2 of 296 tests of the library on kvm were left out
 
 @@svm end glowbox/suite 0
 @@svm done";

@@ -48,14 +48,6 @@ pub(crate) fn platform() -> &'static dyn Platform {
     PLATFORM.as_ref().expect("a backend").as_ref()
 }
 
-/// The backend's name.
-pub(crate) fn backend() -> String {
-    match &*PLATFORM {
-        Ok(platform) => platform.backend().to_string(),
-        Err(_) => "no backend".into(),
-    }
-}
-
 /// Nanoseconds on the clock of deadlines.
 pub(crate) fn now() -> u64 {
     u64::try_from(CLOCK.elapsed().as_nanos()).unwrap()

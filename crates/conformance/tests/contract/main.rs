@@ -33,5 +33,5 @@ const TOPICS: &[topics::Topic] = &[
 ];
 
 fn main() -> ExitCode {
-    topics::run(topics::trials(TOPICS), &format!("on {}", ground::backend()), || ())
+    topics::run(topics::trials(TOPICS), "of the contract", || ())
 }

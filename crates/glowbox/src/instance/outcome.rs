@@ -11,9 +11,6 @@ use serde::de::DeserializeOwned;
 use crate::function::Target;
 use crate::{Error, ErrorKind};
 
-/// Longest text of a guest's panic or error that is kept, in bytes.
-const MAX_TEXT: usize = 16 << 10;
-
 /// Makes a value, or an error, of how a function ended; the ranges lie in `outgoing`. An error of
 /// kind `Protocol` is the caller's to spend the sandbox by.
 pub(super) fn value<R: DeserializeOwned>(
@@ -112,7 +109,7 @@ pub(super) fn violation(violation: ProtocolViolation) -> Error {
 
 /// Text that the guest wrote, cut to a sensible length.
 pub(super) fn text(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_TEXT)]);
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(Error::MAX_GUEST_TEXT)]);
     let shown = |c: char| if misleads(c) && c != '\n' { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
 }

@@ -1,8 +1,8 @@
-//! Guests that attack the host, on real KVM: every way out that we can think of.
+//! Guests that attack the host: every way out that we can think of.
 //!
 //! For each case the host neither panics nor hangs nor grows, the error names what happened, other
 //! sandboxes go on, and the sandbox works after a reset and is clean. The end says how many cases of
-//! each class were tried.
+//! each class were tried, and what the host's kernel has said of KVM meanwhile.
 //!
 //! `GLOWBOX_HOSTILE=N` multiplies what is random and bounded by N (1 is what CI runs).
 
@@ -30,6 +30,7 @@ mod generate;
 mod ground;
 mod headers;
 mod instructions;
+mod kernel_log;
 mod mailbox;
 mod messages;
 mod pages;
@@ -58,7 +59,9 @@ const TOPICS: &[topics::Topic] = &[
 ];
 
 fn main() -> ExitCode {
+    let log = kernel_log::KernelLog::from_now();
     let code = topics::run(topics::trials(TOPICS), "with hostile guests", guests::build);
     support::print_counts();
+    log.print();
     code
 }

@@ -1,8 +1,10 @@
 //! Whatever a system call answers while something is done with a sandbox: the answer is right or a typed
 //! error, nothing is left behind, and the same can be done again.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use glowbox::{CallOptions, Engine, Error, ErrorKind, HostError, Mapping, Sandbox, Snapshot};
@@ -82,12 +84,10 @@ fn expect<T: std::fmt::Debug>(result: Result<T, Error>, kind: ErrorKind) -> Resu
     }
 }
 
-/// A folder with a file in it, and a snapshot.
+/// A folder with a snapshot's file in it.
 struct Saved {
     folder: TempDir,
     engine: Engine,
-    snapshot: Snapshot,
-    file: Vec<u8>,
 }
 
 impl Saved {
@@ -99,11 +99,65 @@ impl Saved {
 fn saved() -> Saved {
     let engine = engine(1);
     let snapshot = build(&engine).unwrap().snapshot().unwrap();
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("snapshot");
-    snapshot.save(&path).unwrap();
-    let file = std::fs::read(&path).unwrap();
-    Saved { folder, engine, snapshot, file }
+    let saved = Saved { folder: TempDir::new().unwrap(), engine };
+    snapshot.save(saved.path()).unwrap();
+    saved
+}
+
+/// Two snapshots that take turns in a file, the one with more memory than the other, and what each is there.
+struct Turns {
+    folder: TempDir,
+    snapshots: [Snapshot; 2],
+    files: [Vec<u8>; 2],
+    /// Which of them is in the file.
+    there: usize,
+    failed: bool,
+}
+
+impl Turns {
+    fn prepared() -> Turns {
+        let folder = TempDir::new().unwrap();
+        let mut used = used();
+        used.sandbox.call::<_, u64>("keep", (64u64 << 10, 3u8)).unwrap();
+        let snapshots = [used.snapshot, used.sandbox.snapshot().unwrap()];
+        let path = folder.path().join("snapshot");
+        let [second, first] = [1, 0].map(|turn: usize| {
+            snapshots[turn].save(&path).unwrap();
+            std::fs::read(&path).unwrap()
+        });
+        assert!(first != second && first.len() != second.len());
+        Turns { folder, snapshots, files: [first, second], there: 0, failed: false }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("snapshot")
+    }
+
+    /// Saves the one whose turn it is.
+    fn save(&mut self) -> Result<(), Error> {
+        let next = 1 - self.there;
+        let saved = self.snapshots[next].save(self.path());
+        self.failed = saved.is_err();
+        if saved.is_ok() {
+            self.there = next;
+        }
+        saved
+    }
+
+    /// Checks that the file is whole, and the new one if no error was returned; that nothing lies beside it.
+    /// Returns what there was.
+    fn check(&mut self) -> &'static str {
+        let found = std::fs::read(self.path()).unwrap();
+        let old = self.there;
+        self.there = self.files.iter().position(|file| *file == found).expect("one of them, whole");
+        assert_eq!(std::fs::read_dir(self.folder.path()).unwrap().count(), 1);
+        match (self.failed, self.there == old) {
+            (false, true) => "the new file",
+            (false, false) => panic!("no error, and the old file"),
+            (true, true) => "an error and the old file",
+            (true, false) => "an error and the new file",
+        }
+    }
 }
 
 /// Gives a builder or a loader what the guest with the standard library needs, and a folder of the host's.
@@ -260,15 +314,25 @@ tests! {
     }
 
     fn saving() {
+        // It is the processes with the faults that see what there is, so they write it down.
+        static SEEN: OnceLock<PathBuf> = OnceLock::new();
+        let notes = NamedTempFile::new().unwrap();
+        SEEN.get_or_init(|| notes.path().to_path_buf());
         inject(&Case {
             kinds: &[ErrorKind::Io],
-            repair: |saved: &mut Saved| {
-                // The old one or the new one, which are the same, and nothing else.
-                assert!(std::fs::read(saved.path()).unwrap() == saved.file);
-                assert_eq!(std::fs::read_dir(saved.folder.path()).unwrap().count(), 1);
+            repair: |turns: &mut Turns| {
+                let seen = turns.check();
+                let notes = File::options().append(true).open(SEEN.get().expect("a path"));
+                writeln!(notes.unwrap(), "{seen}").unwrap();
             },
-            ..of(saved, |saved| saved.snapshot.save(saved.path()))
+            ..of(Turns::prepared, Turns::save)
         });
+        let seen = std::fs::read_to_string(notes.path()).unwrap();
+        let times = |what| seen.lines().filter(|line| *line == what).count();
+        let (old, new) = (times("an error and the old file"), times("the new file"));
+        let late = times("an error and the new file");
+        println!("saving: an error and the old file {old} times, and the new one {late}; the new file {new}");
+        assert!(old > 5 && new > 5, "{old} times the old file, {new} times the new one");
     }
 
     fn loading_and_spawning() {

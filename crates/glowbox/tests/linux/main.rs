@@ -2,7 +2,7 @@
 //!
 //! Most tests are cases: a program of `programs/` and what it is run with. It runs twice, natively
 //! and in a sandbox; standard output, standard error where it is fixed, and how it ended must be the
-//! same. Where `/dev/kvm` can't be used, or a program's toolchain is missing, tests are left out; the
+//! same. Where no backend can be used, or a program's toolchain is missing, tests are left out; the
 //! end says how many those were.
 
 #![allow(clippy::unwrap_used, reason = "tests")]

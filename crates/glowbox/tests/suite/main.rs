@@ -1,6 +1,6 @@
-//! The library's tests against real KVM, with real guests.
+//! The library's tests with real guests, on the backend that is asked for or that there is.
 //!
-//! One program with a `main` of its own: it builds the guests once, and where `/dev/kvm` can't be
+//! One program with a `main` of its own: it builds the guests once, and where no backend can be
 //! used it leaves the tests out, says why, and says at its end how many those were. Each module is
 //! a topic; each test's name says what must hold.
 
@@ -81,5 +81,5 @@ const TOPICS: &[topics::Topic] = &[
 ];
 
 fn main() -> ExitCode {
-    topics::run(topics::trials(TOPICS), "against KVM", guests::build)
+    topics::run(topics::trials(TOPICS), "of the library", guests::build)
 }

@@ -83,13 +83,14 @@ fn without_hypervisor() -> Option<ExitCode> {
 }
 
 /// Runs the tests: what `main` does. `prepare` comes before the first of them, so that no test's time
-/// includes it; `what` ends the sentence "n of m tests ... were left out".
+/// includes it; `what` is part of the sentence "n of m tests ... on this backend were left out".
 pub(crate) fn run(trials: Vec<Trial>, what: &str, prepare: impl FnOnce()) -> ExitCode {
     let arguments = Arguments::from_args();
     if let Some(ended) = without_hypervisor() {
         return ended;
     }
-    let reason = Engine::shared().err();
+    let engine = Engine::shared();
+    let reason = engine.as_ref().err();
     let count = trials.len();
     let ignored = reason.is_some();
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(ignored)).collect();
@@ -101,7 +102,8 @@ pub(crate) fn run(trials: Vec<Trial>, what: &str, prepare: impl FnOnce()) -> Exi
         eprintln!("These tests need a backend and were left out: {reason}");
     }
     let left_out = if ignored { count } else { LEFT_OUT.load(Ordering::Relaxed) };
-    println!("{left_out} of {count} tests {what} were left out");
+    let on = engine.map(|engine| format!(" on {}", engine.backend())).unwrap_or_default();
+    println!("{left_out} of {count} tests {what}{on} were left out");
     conclusion.exit_code()
 }
 

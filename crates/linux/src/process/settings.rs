@@ -1,6 +1,7 @@
 //! What a guest is told about its machine and its limits, and what it may set.
 
 use glowbox_core::address::PAGE_SIZE;
+use glowbox_core::layout::Limits;
 use linux_raw_sys::general as raw;
 use linux_raw_sys::prctl;
 
@@ -13,7 +14,6 @@ use crate::{Bases, Errno};
 /// Bytes of a string of `uname`, with its zero.
 const NAME: usize = 65;
 const INFINITY: u64 = u64::MAX;
-const STACK: u64 = 8 << 20;
 
 pub(super) fn uname(call: &mut Call<'_>) -> Answer {
     let names = ["Linux", "glowbox", "6.1.0", "#1 Glowbox", "x86_64", "(none)"];
@@ -51,7 +51,7 @@ pub(super) fn sysinfo(call: &mut Call<'_>) -> Answer {
 fn limit(call: &Call<'_>, resource: u64) -> Result<u64, Errno> {
     let limits = &call.process.limits;
     Ok(match unsigned(resource) {
-        raw::RLIMIT_STACK => STACK,
+        raw::RLIMIT_STACK => Limits::LINUX_STACK,
         raw::RLIMIT_CORE | raw::RLIMIT_MEMLOCK | raw::RLIMIT_NICE | raw::RLIMIT_RTPRIO => 0,
         raw::RLIMIT_NPROC => limits.threads.into(),
         raw::RLIMIT_NOFILE => limits.descriptors.into(),

@@ -216,11 +216,6 @@ impl Kind {
         faults
     }
 
-    /// Whether it is a request to KVM.
-    pub(crate) fn is_of_kvm(self) -> bool {
-        self.number == libc::SYS_ioctl && self.which != PAGEMAP_SCAN
-    }
-
     /// Whether it asks what KVM can do.
     pub(crate) fn asks(self) -> bool {
         let requests = [ioctl(NONE, 0xae, 0x00, 0), ioctl(NONE, 0xae, 0x03, 0)];

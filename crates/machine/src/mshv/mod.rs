@@ -23,7 +23,7 @@ use mshv_bindings::{
 use mshv_ioctls::{MshvError, VcpuFd, VmFd};
 
 use glowbox_core::snapshot_file::FeatureWord;
-use glowbox_mem::{GuestMemory, Window};
+use glowbox_mem::{GuestMemory, RestoreError, Window};
 
 use crate::backend::open_error;
 use crate::cpuid::{self, Leaf};
@@ -182,7 +182,11 @@ fn unmap(partition: &VmFd, region: mshv_user_mem_region) -> Result<(), MachineEr
 /// that the host takes away stays. Putting guests' memory back stands on the contrary.
 fn pins(memory: &mut GuestMemory) -> Result<bool, MachineError> {
     let restored = Window::new(memory).restore(0, usize::MAX).map_err(|error| {
-        MachineError::Request { request: "looking at memory", source: io::Error::other(error) }
+        let source = match error {
+            RestoreError::Unknown { source } => source,
+            other => io::Error::other(other),
+        };
+        MachineError::Request { request: "asking for the pages that were written", source }
     })?;
     Ok(restored.private > 0)
 }

@@ -111,7 +111,7 @@ tests! {
             // Neither at the only instruction that makes calls for the tracer, nor in the page of system
             // calls from old times, with and without a stack that can be read. sub rsp, 64 or nothing;
             // mov rax, address; jmp rax.
-            for address in [0x7fff_fffd_0000_u64, 0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_0400] {
+            for address in [0x7ff0_0000_0000_u64, 0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_0400] {
                 for start in [&[][..], &[0x48, 0x83, 0xec, 0x40]] {
                     let jump = [&[0x48, 0xb8][..], &address.to_le_bytes(), &[0xff, 0xe0]].concat();
                     let ended = run_code(&engine, &[start, &jump].concat());

@@ -10,8 +10,10 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-/// Where its code lies: high, where no layout has anything.
-const STUB: u64 = 0x7fff_fffd_0000;
+/// Where its code lies: high, where no layout has anything, and 64 GiB below the end. The kernel puts the stack of
+/// a new program at random into the last 16 GiB, and that before the program itself, which would not find its
+/// place free then. What else it adds comes later, where there is room, and is unmapped first of all.
+const STUB: u64 = 0x7ff0_0000_0000;
 /// The instruction by which the tracer makes system calls.
 pub(super) const GATE: u64 = STUB;
 /// Behind it.
@@ -114,6 +116,10 @@ fn data() -> Data {
     let mut data = Data { calls: Vec::new(), pieces: Vec::new() };
     let (read_write, shared) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+    // Before anything else is mapped, and all of it in two pieces: the vDSO can't be cut.
+    data.call("munmap", libc::SYS_munmap, &[0, STUB]);
+    let stubs_end = STUB + 2 * DATA;
+    data.call("munmap", libc::SYS_munmap, &[stubs_end, END - stubs_end]);
     let frames = [FRAMES, FRAMES_SIZE, word(read_write), word(shared), FRAMES_FILE, 0];
     data.call("mmap", libc::SYS_mmap, &frames);
     // Until the tracer is there.
@@ -143,11 +149,6 @@ fn data() -> Data {
         let arguments = [word(signal), action, 0, SET_SIZE];
         data.call("rt_sigaction", libc::SYS_rt_sigaction, &arguments);
     }
-    data.call("munmap", libc::SYS_munmap, &[0, STUB]);
-    let stubs_end = STUB + 2 * DATA;
-    data.call("munmap", libc::SYS_munmap, &[stubs_end, FRAMES - stubs_end]);
-    let frames_end = FRAMES + FRAMES_SIZE;
-    data.call("munmap", libc::SYS_munmap, &[frames_end, END - frames_end]);
     let filter = filter();
     let program = data.words(&filter);
     let program = data.words(&[filter.len() as u64, program]);
@@ -257,6 +258,13 @@ mod tests {
         assert_eq!(header().len(), 120);
         let size = MOST * 64 + data().pieces.len() as u64;
         assert!(size < DATA, "{size} bytes of data");
+    }
+
+    #[test]
+    fn its_place_is_not_where_the_kernel_puts_stacks() {
+        // 4 Mi pages, as far as it may go down, and room for the stack.
+        const STACKS: u64 = (1 << 34) + (1 << 30);
+        assert!(AREA.end <= END - STACKS);
     }
 
     #[test]

@@ -10,10 +10,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-/// Where its code lies: high, where no layout has anything, and 64 GiB below the end. The kernel puts the stack of
+use glowbox_core::address::GUESTS_END;
+
+/// Where its code lies: behind all that guests may have, and 64 GiB below the end. The kernel puts the stack of
 /// a new program at random into the last 16 GiB, and that before the program itself, which would not find its
 /// place free then. What else it adds comes later, where there is room, and is unmapped first of all.
-const STUB: u64 = 0x7ff0_0000_0000;
+const STUB: u64 = GUESTS_END;
 /// The instruction by which the tracer makes system calls.
 pub(super) const GATE: u64 = STUB;
 /// Behind it.

@@ -51,6 +51,7 @@ std::arch::global_asm!(
 unsafe extern "C" {
     static glowbox_stub_start: u8;
     static glowbox_stub_load_flags: u8;
+    static glowbox_stub_load_bases: u8;
     static glowbox_stub_end: u8;
 }
 
@@ -60,15 +61,29 @@ fn code() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
 }
 
+/// Where a piece of the code lies in the process.
+fn place_of(code: *const u8) -> u64 {
+    STUB + (code.addr() - (&raw const glowbox_stub_start).addr()) as u64
+}
+
 /// The address of the code that loads the flags from the stack, and traps then.
 pub(super) fn load_flags() -> u64 {
-    let (start, code) = (&raw const glowbox_stub_start, &raw const glowbox_stub_load_flags);
-    STUB + (code.addr() - start.addr()) as u64
+    place_of(&raw const glowbox_stub_load_flags)
 }
 
 /// Where it has trapped: behind `popfq` and `int3`.
 pub(super) fn behind_load_flags() -> u64 {
     load_flags() + 2
+}
+
+/// The address of the code that loads the base of FS from RAX and that of GS from RDX, and traps then.
+pub(super) fn load_bases() -> u64 {
+    place_of(&raw const glowbox_stub_load_bases)
+}
+
+/// Where it has trapped: behind `wrfsbase`, `wrgsbase` and `int3`.
+pub(super) fn behind_load_bases() -> u64 {
+    load_bases() + 11
 }
 
 /// A system call: its number and arguments.

@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -29,6 +29,11 @@ use crate::{MachineError, TRAP_FLAG};
 /// The process ends with its tracer, and stops at system calls are told from the signal `SIGTRAP`:
 /// `PTRACE_O_EXITKILL` and `PTRACE_O_TRACESYSGOOD`.
 const OPTIONS: usize = 1 << 20 | 1 << 0;
+/// The end of the addresses that `ptrace` takes for a segment's base.
+const BASES_END: u64 = stub::END;
+/// The register set of `PTRACE_SETREGSET` that has the general registers, in the order of `user_regs_struct` while the
+/// process is in 64-bit code.
+const NT_PRSTATUS: c_int = 1;
 /// The register set of `PTRACE_GETREGSET` that has what `xsave` saves.
 const NT_X86_XSTATE: c_int = 0x202;
 /// Bytes that an XSAVE area can have: more than any CPU's.
@@ -59,6 +64,12 @@ fn stubs_own(registers: user_regs_struct) -> user_regs_struct {
         orig_rax: NO_CALL,
         ..registers
     }
+}
+
+/// A selector as the system takes it. The CPU takes null selectors with other privileges than ring 3's too, and the
+/// system does not.
+fn settable(selector: u64) -> u64 {
+    if selector & 3 == 3 { selector } else { 0 }
 }
 
 /// What the process is to do next.
@@ -319,7 +330,7 @@ impl Tracer {
             self.load_flags(flags, &mut kicked)?;
         }
         if let Some(registers) = &resume.registers {
-            self.set_registers(registers)?;
+            self.set_guests_registers(registers, &mut kicked)?;
         }
         if kicked {
             return Ok((Stop::Kicked, self.registers()?));
@@ -423,6 +434,38 @@ impl Tracer {
         }
     }
 
+    /// Sets the registers with which the guest goes on.
+    fn set_guests_registers(&self, registers: &user_regs_struct, kicked: &mut bool) -> Result<()> {
+        let r = registers;
+        if r.fs_base < BASES_END && r.gs_base < BASES_END {
+            return self.set_registers(r);
+        }
+        // The process sets such bases itself, as the guest has done it. After that nothing may set them.
+        let own = stubs_own(self.registers()?);
+        let (rip, rax, rdx) = (stub::load_bases(), r.fs_base, r.gs_base);
+        self.set_registers(&user_regs_struct { rip, rax, rdx, ..own })?;
+        self.to_trap("PTRACE_SYSEMU", libc::PTRACE_SYSEMU, kicked)?;
+        if self.registers()?.rip != stub::behind_load_bases() {
+            return Err(MachineError::Broken);
+        }
+        // What stands before them, in one piece: the process is in 64-bit code, so that this is the order.
+        let base = ptr::from_ref(r).cast_mut().cast();
+        let mut vector =
+            libc::iovec { iov_base: base, iov_len: offset_of!(user_regs_struct, fs_base) };
+        let (set, at) = (NT_PRSTATUS as usize, (&raw mut vector).expose_provenance());
+        self.ptrace("PTRACE_SETREGSET", libc::PTRACE_SETREGSET, set, at)?;
+        for (offset, value) in [
+            (offset_of!(user_regs_struct, ds), r.ds),
+            (offset_of!(user_regs_struct, es), r.es),
+            (offset_of!(user_regs_struct, fs), r.fs),
+            (offset_of!(user_regs_struct, gs), r.gs),
+        ] {
+            let selector = usize::try_from(settable(value)).unwrap_or(0);
+            self.ptrace("PTRACE_POKEUSER", libc::PTRACE_POKEUSER, offset, selector)?;
+        }
+        Ok(())
+    }
+
     /// Resumes the process, and waits until it traps. Other signals do not get to it.
     fn to_trap(&self, name: &'static str, request: libc::c_uint, kicked: &mut bool) -> Result<()> {
         loop {
@@ -444,8 +487,15 @@ impl Tracer {
     fn frame(&mut self, signal: c_int, registers: user_regs_struct) -> Result<Frame> {
         // The handler starts with a state of its own.
         let extended = self.extended()?;
-        // Wherever the guest's stack is, the frame goes to the pages for it.
-        self.set_registers(&user_regs_struct { rsp: 0, orig_rax: NO_CALL, ..registers })?;
+        // Wherever the guest's stack is, the frame goes to the pages for it. It has no bases, which might be such that
+        // can't be set.
+        self.set_registers(&user_regs_struct {
+            rsp: 0,
+            orig_rax: NO_CALL,
+            fs_base: 0,
+            gs_base: 0,
+            ..registers
+        })?;
         let mut signal = usize::try_from(signal).unwrap_or(0);
         loop {
             self.ptrace("PTRACE_CONT", libc::PTRACE_CONT, 0, signal)?;
@@ -487,10 +537,8 @@ impl Tracer {
     }
 
     fn set_registers(&self, registers: &user_regs_struct) -> Result<()> {
-        // The CPU takes null selectors with other privileges than ring 3's too, and the system does not.
-        let selector = |selector: u64| if selector & 3 == 3 { selector } else { 0 };
         let r = registers;
-        let (ds, es, fs, gs) = (selector(r.ds), selector(r.es), selector(r.fs), selector(r.gs));
+        let (ds, es, fs, gs) = (settable(r.ds), settable(r.es), settable(r.fs), settable(r.gs));
         let registers = &user_regs_struct { ds, es, fs, gs, ..*r };
         let at = ptr::from_ref(registers).expose_provenance();
         self.ptrace("PTRACE_SETREGS", libc::PTRACE_SETREGS, 0, at)

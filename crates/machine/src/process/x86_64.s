@@ -51,5 +51,13 @@ glowbox_stub_start:
 glowbox_stub_load_flags:
     popfq
     int3
+
+    # Loads the bases of FS and GS, for the tracer.
+.global glowbox_stub_load_bases
+.hidden glowbox_stub_load_bases
+glowbox_stub_load_bases:
+    wrfsbase rax
+    wrgsbase rdx
+    int3
 glowbox_stub_end:
 .popsection

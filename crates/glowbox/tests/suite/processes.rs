@@ -2,6 +2,7 @@
 //! tests run on.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use glowbox::{Backend, Engine, ErrorKind, FaultKind, Guest, Sandbox};
@@ -185,6 +186,48 @@ tests! {
             }
             drop((sandbox, engine));
             assert_eq!(children(), before);
+        });
+    }
+
+    fn signals_that_others_send_do_nothing_to_guests() {
+        isolated("processes::signals_that_others_send_do_nothing_to_guests", || {
+            if engine().is_none() {
+                return;
+            }
+            // To each process of the group at first, and to guests' own.
+            let status = in_fork(|| {
+                // SAFETY: takes integers; the signals are such that end nobody.
+                let send = |to: i32| unsafe {
+                    libc::kill(to, libc::SIGCONT);
+                    libc::kill(to, libc::SIGWINCH);
+                };
+                // SAFETY: takes integers.
+                assert_eq!(unsafe { libc::setpgid(0, 0) }, 0);
+                let ended = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        while !ended.load(Ordering::Relaxed) {
+                            send(0);
+                            children().into_iter().for_each(send);
+                        }
+                    });
+                    let results = std::panic::catch_unwind(|| {
+                        for _ in 0..20 {
+                            let engine = engine().unwrap();
+                            let mut sandbox = builder().engine(&engine).build(guest("testing")).unwrap();
+                            for _ in 0..20 {
+                                assert_eq!(sandbox.call::<_, u32>("add", (1u32, 2u32)).unwrap(), 3);
+                            }
+                            let ended = run_code(&engine, &[0x0f, 0x0b]);
+                            let kind = ended.fault().map(|fault| fault.kind);
+                            assert_eq!(kind, Some(FaultKind::InvalidOpcode), "{ended}");
+                        }
+                    });
+                    ended.store(true, Ordering::Relaxed);
+                    results.unwrap();
+                });
+            });
+            assert_eq!(status, 0);
         });
     }
 

@@ -131,6 +131,8 @@ const SET_SIZE: u64 = 8;
 /// All that the program does, in order.
 fn data() -> Data {
     let mut data = Data { calls: Vec::new(), pieces: Vec::new() };
+    // First: from here on it gets no signals that are for the host's group of processes or its terminal.
+    data.call("setsid", libc::SYS_setsid, &[]);
     let (read_write, shared) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
     // Before anything else is mapped, and all of it in two pieces: the vDSO can't be cut.
@@ -141,7 +143,6 @@ fn data() -> Data {
     data.call("mmap", libc::SYS_mmap, &frames);
     // Until the tracer is there.
     data.call("read", libc::SYS_read, &[SOCKET, FRAMES, 1]);
-    data.call("setsid", libc::SYS_setsid, &[]);
     data.call("close_range", libc::SYS_close_range, &[FRAMES_FILE, u64::from(u32::MAX), 0]);
     let prctl = [
         (libc::PR_SET_PDEATHSIG, word(libc::SIGKILL)),

@@ -243,6 +243,12 @@ struct Tracer {
     ended: Cell<bool>,
 }
 
+/// The signal that a process has stopped by, with [`OPTIONS`]'s bit. For a stop of another kind, as by anybody's
+/// `SIGCONT`, it is a number that no signal has.
+fn stopped_by(status: c_int) -> c_int {
+    status >> 8
+}
+
 fn failed(request: &'static str) -> impl Fn(io::Error) -> MachineError {
     move |source| MachineError::Request { request, source }
 }
@@ -276,8 +282,15 @@ impl Tracer {
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         tracer.ptrace("PTRACE_SEIZE", libc::PTRACE_SEIZE, 0, OPTIONS)?;
         tracer.socket.write_all(&[0]).map_err(failed("write"))?;
-        let status = tracer.wait()?;
-        if libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGTRAP {
+        let status = loop {
+            let status = tracer.wait()?;
+            // It traps at its end. What else may stop it has been sent by others.
+            if !libc::WIFSTOPPED(status) || FAULTS.contains(&stopped_by(status)) {
+                break status;
+            }
+            tracer.ptrace("PTRACE_CONT", libc::PTRACE_CONT, 0, 0)?;
+        };
+        if libc::WIFSTOPPED(status) && stopped_by(status) == libc::SIGTRAP {
             let registers = tracer.registers()?;
             return Ok((tracer, pidfd, registers));
         }
@@ -342,7 +355,7 @@ impl Tracer {
                 // SAFETY: all-zero registers are a valid value of that plain C struct.
                 return Ok((Stop::Ended(status), unsafe { MaybeUninit::zeroed().assume_init() }));
             }
-            if let Some(stop) = self.stop(libc::WSTOPSIG(status))? {
+            if let Some(stop) = self.stop(stopped_by(status))? {
                 return Ok((stop, self.registers()?));
             }
         }
@@ -474,7 +487,7 @@ impl Tracer {
             if !libc::WIFSTOPPED(status) {
                 return Err(MachineError::Broken);
             }
-            match libc::WSTOPSIG(status) {
+            match stopped_by(status) {
                 libc::SIGTRAP => return Ok(()),
                 // The stub does nothing that faults; where it does, it would for ever.
                 signal if FAULTS.contains(&signal) => return Err(MachineError::Broken),
@@ -503,7 +516,7 @@ impl Tracer {
             if !libc::WIFSTOPPED(status) {
                 return Err(MachineError::Broken);
             }
-            if libc::WSTOPSIG(status) == libc::SIGSEGV {
+            if stopped_by(status) == libc::SIGSEGV {
                 break;
             }
             // Another signal came first: a kick, which whoever sent it sends again.

@@ -257,14 +257,23 @@ tests! {
                 return;
             }
             let (mut reader, writer) = std::io::pipe().unwrap();
+            // The host is killed while its guest runs, which would go on for ever by itself.
             let status = in_fork(|| {
                 let engine = engine().unwrap();
-                let sandbox = builder().engine(&engine).build(guest("testing")).unwrap();
-                let found: Vec<i32> = children().into_iter().collect();
-                std::io::Write::write_all(&mut &writer, &found[0].to_le_bytes()).unwrap();
-                std::mem::forget((sandbox, engine));
+                // jmp to itself
+                std::thread::spawn(move || run_code(&engine, &[0xeb, 0xfe]));
+                let process = loop {
+                    if let Some(process) = children().into_iter().find(|process| has_run(*process)) {
+                        break process;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                };
+                std::io::Write::write_all(&mut &writer, &process.to_le_bytes()).unwrap();
+                // SAFETY: ends this process.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
             });
-            assert_eq!(status, 0);
+            assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL, "{status}");
+            drop(writer);
             let mut number = [0; 4];
             std::io::Read::read_exact(&mut reader, &mut number).unwrap();
             let process = i32::from_le_bytes(number);
@@ -276,6 +285,14 @@ tests! {
             }
         });
     }
+}
+
+/// Whether a process has run its own code for a while.
+fn has_run(process: i32) -> bool {
+    let Ok(stat) = read(process, "stat") else { return false };
+    // The time in hundredths of a second, the twelfth field behind the name.
+    let time = stat.rsplit(") ").next().and_then(|rest| rest.split_whitespace().nth(11));
+    time.is_some_and(|time| time.parse::<u64>().unwrap() >= 5)
 }
 
 /// Whether a process has ended, and nobody has asked how.

@@ -147,8 +147,9 @@ impl Tracee {
         let thread = thread.stack_size(STACK);
         let thread = thread
             .spawn(move || match Tracer::start(&program, &memory) {
-                Ok((tracer, pidfd, registers)) => {
+                Ok((tracer, registers)) => {
                     drop((program, memory));
+                    let pidfd = Arc::clone(&tracer.pidfd);
                     if started.send(Ok((pidfd, registers))).is_ok() {
                         tracer.serve(&received, &sender);
                     }
@@ -164,7 +165,6 @@ impl Tracee {
                 return Err(error);
             }
         };
-        let pidfd = Arc::new(pidfd);
         let (requests, thread) = (Some(requests), Some(thread));
         let owner = std::process::id();
         Ok((Tracee { requests, replies, thread, pidfd, owner }, registers))
@@ -237,9 +237,11 @@ impl Drop for Tracee {
 /// The thread's side.
 struct Tracer {
     process: pid_t,
+    /// By which it is ended: its number may be another's, where the program waits for any child, which it must not.
+    pidfd: Arc<OwnedFd>,
     frames: Frames,
     socket: UnixStream,
-    /// Whether it is known to have ended; its number may be another's then.
+    /// Whether it is known to have ended.
     ended: Cell<bool>,
 }
 
@@ -255,13 +257,13 @@ fn failed(request: &'static str) -> impl Fn(io::Error) -> MachineError {
 
 impl Tracer {
     /// Starts a process, and lets it come to the end of the stub.
-    fn start(program: &File, memory: &File) -> Result<(Tracer, OwnedFd, user_regs_struct)> {
+    fn start(program: &File, memory: &File) -> Result<(Tracer, user_regs_struct)> {
         block_signals();
         let frames = Frames::new().map_err(failed("memfd_create"))?;
         let (socket, theirs) = UnixStream::pair().map_err(failed("socketpair"))?;
         let stdio = |file: io::Result<File>| file.map(Stdio::from).map_err(failed("dup"));
         // The program is not among the three descriptors that the process gets: see `Platform`.
-        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        let mut child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .env_clear()
             .stdin(stdio(memory.try_clone())?)
             .stdout(Stdio::from(OwnedFd::from(theirs)))
@@ -269,17 +271,19 @@ impl Tracer {
             .spawn()
             .map_err(failed("starting a process"))?;
         let process = pid_t::try_from(child.id()).expect("a process id");
-        // From here on it is ended when this is dropped.
-        let mut tracer = Tracer { process, frames, socket, ended: Cell::new(false) };
         // SAFETY: takes integers, and returns a descriptor of its own, or an error.
         let pidfd =
             unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(process), 0 as c_long) };
         let pidfd = c_int::try_from(pidfd).unwrap_or(-1);
         if pidfd < 0 {
-            return Err(failed("pidfd_open")(io::Error::last_os_error()));
+            let error = io::Error::last_os_error();
+            let _ = child.kill().and_then(|()| child.wait());
+            return Err(failed("pidfd_open")(error));
         }
         // SAFETY: the descriptor is new, and nobody else's.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        let pidfd = Arc::new(unsafe { OwnedFd::from_raw_fd(pidfd) });
+        // From here on it is ended when this is dropped.
+        let mut tracer = Tracer { process, pidfd, frames, socket, ended: Cell::new(false) };
         tracer.ptrace("PTRACE_SEIZE", libc::PTRACE_SEIZE, 0, OPTIONS)?;
         tracer.socket.write_all(&[0]).map_err(failed("write"))?;
         let status = loop {
@@ -292,7 +296,7 @@ impl Tracer {
         };
         if libc::WIFSTOPPED(status) && stopped_by(status) == libc::SIGTRAP {
             let registers = tracer.registers()?;
-            return Ok((tracer, pidfd, registers));
+            return Ok((tracer, registers));
         }
         if libc::WIFEXITED(status) {
             let place = usize::try_from(libc::WEXITSTATUS(status)).unwrap_or(0);
@@ -614,9 +618,10 @@ impl Drop for Tracer {
         if self.ended.get() {
             return;
         }
-        // SAFETY: the process is a child that has not been waited for to its end, so the number is its own,
-        // unless the program waits for any child, which it must not.
-        unsafe { libc::kill(self.process, libc::SIGKILL) };
+        let (pidfd, signal) = (c_long::from(self.pidfd.as_raw_fd()), c_long::from(libc::SIGKILL));
+        let info = ptr::null::<libc::siginfo_t>();
+        // SAFETY: takes integers and no address; the descriptor is that of the process, whoever has its number now.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, info, 0 as c_long) };
         while self.wait().is_ok_and(|status| libc::WIFSTOPPED(status)) {}
     }
 }

@@ -231,6 +231,22 @@ tests! {
         });
     }
 
+    fn a_guest_has_no_right_of_its_hosts_to_ports() {
+        isolated("processes::a_guest_has_no_right_of_its_hosts_to_ports", || {
+            // As far as this process may have them itself, which takes root.
+            // SAFETY: takes integers, and gives this thread and those that it starts rights that they don't use.
+            unsafe {
+                libc::ioperm(0x80, 1, 1);
+                libc::syscall(libc::SYS_iopl, 3);
+            }
+            let Some(engine) = engine() else { return };
+            // in al, 0x80; ud2
+            let ended = run_code(&engine, &[0xe4, 0x80, 0x0f, 0x0b]);
+            let kind = ended.fault().map(|fault| fault.kind);
+            assert_eq!(kind, Some(FaultKind::ForbiddenPort), "{ended}");
+        });
+    }
+
     fn a_guest_whose_process_is_killed_is_spent_and_others_go_on() {
         isolated("processes::a_guest_whose_process_is_killed_is_spent_and_others_go_on", || {
             let Some(engine) = engine() else { return };

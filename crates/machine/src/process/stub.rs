@@ -89,9 +89,17 @@ pub(super) fn behind_load_bases() -> u64 {
 /// A system call: its number and arguments.
 pub(super) type Call = (libc::c_long, [u64; 6]);
 
+/// A call of the list.
+struct Listed {
+    name: &'static str,
+    call: Call,
+    /// Whether the program goes on if it is refused.
+    may_fail: bool,
+}
+
 /// The list of calls and what they point to.
 struct Data {
-    calls: Vec<(&'static str, Call)>,
+    calls: Vec<Listed>,
     /// What lies behind the list.
     pieces: Vec<u8>,
 }
@@ -100,10 +108,16 @@ struct Data {
 const MOST: u64 = 40;
 
 impl Data {
-    fn call(&mut self, what: &'static str, number: libc::c_long, arguments: &[u64]) {
+    fn call(&mut self, name: &'static str, number: libc::c_long, arguments: &[u64]) {
         let mut all = [0; 6];
         all[..arguments.len()].copy_from_slice(arguments);
-        self.calls.push((what, (number, all)));
+        self.calls.push(Listed { name, call: (number, all), may_fail: false });
+    }
+
+    /// A call that may be refused.
+    fn try_call(&mut self, name: &'static str, number: libc::c_long, arguments: &[u64]) {
+        self.call(name, number, arguments);
+        self.calls.iter_mut().last().expect("one has been added").may_fail = true;
     }
 
     /// Puts words behind the list, and returns their address.
@@ -118,6 +132,9 @@ impl Data {
 /// locked memory.
 const LIMITS: [libc::c_uint; 4] =
     [libc::RLIMIT_CORE, libc::RLIMIT_NPROC, libc::RLIMIT_MSGQUEUE, libc::RLIMIT_MEMLOCK];
+
+/// How many I/O ports there are.
+const PORTS: u64 = 1 << 16;
 
 /// The signals that a fault raises.
 const FAULTS: [libc::c_int; 5] =
@@ -152,6 +169,10 @@ fn data() -> Data {
     for (option, value) in prctl {
         data.call("prctl", libc::SYS_prctl, &[word(option), value, 0, 0, 0]);
     }
+    // Rights to ports outlive `fork` and `exec`. The system refuses to take them away where it gives none; a filter
+    // over the host may refuse it too.
+    data.try_call("iopl", libc::SYS_iopl, &[0]);
+    data.try_call("ioperm", libc::SYS_ioperm, &[0, PORTS, 0]);
     let none = data.words(&[0, 0]);
     for limit in LIMITS {
         data.call("prlimit64", libc::SYS_prlimit64, &[0, u64::from(limit), none, 0]);
@@ -222,7 +243,7 @@ fn filter() -> Vec<u64> {
 
 /// What the call with this place in the list, counted from 1, is.
 pub(super) fn name_of(place: usize) -> &'static str {
-    data().calls.get(place.wrapping_sub(1)).map_or("the stub", |(name, _)| name)
+    data().calls.get(place.wrapping_sub(1)).map_or("the stub", |listed| listed.name)
 }
 
 /// Makes the program, in a memfd.
@@ -233,9 +254,9 @@ pub(super) fn program() -> io::Result<File> {
     image.resize(usize::try_from(DATA).expect("small"), 0);
     image.extend(code);
     image.resize(2 * usize::try_from(DATA).expect("small"), 0);
-    for (_, (number, arguments)) in &data.calls {
+    for Listed { call: (number, arguments), may_fail, .. } in &data.calls {
         let number = u64::try_from(*number).expect("numbers are positive");
-        let words = [number].into_iter().chain(*arguments).chain([0]);
+        let words = [number].into_iter().chain(*arguments).chain([u64::from(*may_fail)]);
         words.for_each(|word| image.extend(word.to_le_bytes()));
     }
     image.extend(u64::MAX.to_le_bytes());

@@ -7,6 +7,10 @@ pub const PAGE_SIZE: u64 = 4096;
 /// Bytes in a large page.
 pub const LARGE_PAGE_SIZE: u64 = 2 << 20;
 
+/// End of the addresses at which guests have anything, on whichever backend: above it a backend may have what it
+/// takes to run them. 64 GiB below the end of the lower half.
+pub const GUESTS_END: u64 = 0x7ff0_0000_0000;
+
 /// An offset into guest memory, which is mapped, as an index.
 ///
 /// # Panics

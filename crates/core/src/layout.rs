@@ -39,7 +39,7 @@
 
 use std::ops::Range;
 
-use crate::address::{Gpa, Gva, LARGE_PAGE_SIZE, PAGE_SIZE, Protection};
+use crate::address::{GUESTS_END, Gpa, Gva, LARGE_PAGE_SIZE, PAGE_SIZE, Protection};
 use crate::elf::{MIN_ADDRESS, Personality, Program};
 use crate::paging::{Mapping, Privilege, table_pages};
 
@@ -53,6 +53,7 @@ const ARENA: u64 = 256 << 30;
 const SUPERVISOR: u64 = 511 << 30;
 /// Bytes that one page directory maps.
 const DIRECTORY_SPAN: u64 = 1 << 30;
+const _: () = assert!(SUPERVISOR + DIRECTORY_SPAN <= GUESTS_END);
 /// Where mappings that the host lends lie, guest-virtual and guest-physical alike.
 pub const LENT: Range<u64> = 384 << 30..SUPERVISOR;
 /// Unmapped bytes below the stack. Compiled code touches every page of a large frame, so one page

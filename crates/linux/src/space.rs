@@ -28,7 +28,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use glowbox_core::address::PAGE_SIZE;
+use glowbox_core::address::{GUESTS_END, PAGE_SIZE};
 use serde::{Deserialize, Serialize};
 
 use crate::{Broken, Hardware};
@@ -122,8 +122,8 @@ pub struct Options {
     pub allow_jit: bool,
 }
 
-/// End of the addresses that a process may use.
-pub const ADDRESSES_END: u64 = 0x7fff_ffff_f000;
+/// End of the addresses that a process may use, on every backend: a snapshot goes from one to another.
+pub const ADDRESSES_END: u64 = GUESTS_END;
 /// Start of the addresses that a process may map, as `vm.mmap_min_addr`.
 pub const ADDRESSES_START: u64 = 0x1_0000;
 /// A good [`Options::mmap_base`].

@@ -96,6 +96,53 @@ tests! {
         }
     }
 
+    fn a_guest_has_the_segment_bases_that_it_sets_wherever_they_are() {
+        // In each half of the addresses, and at their border.
+        let places = [0x1000, 0x7fff_ffff_ffff, 0xffff_8000_0000_0000, u64::MAX - 0xfff];
+        for (fs, gs) in places.into_iter().flat_map(|fs| places.map(|gs| (fs, gs))) {
+            let data = Ground::new(&[]).data;
+            let set = |base: u64| [&[0x48, 0xb8][..], &base.to_le_bytes()].concat();
+            // mov rax, fs; wrfsbase rax; mov rax, gs; wrgsbase rax; out
+            let own = [&set(fs)[..], &[0xf3, 0x48, 0x0f, 0xae, 0xd0]].concat();
+            let own = [&own[..], &set(gs), &[0xf3, 0x48, 0x0f, 0xae, 0xd8], &CALL].concat();
+            // rdfsbase rax; mov [data], rax, a page that has not been used; rdgsbase rax; mov [data + 8], rax
+            let read = [&[0xf3, 0x48, 0x0f, 0xae, 0xc0][..], &store_to(data)].concat();
+            let read = [&read[..], &[0xf3, 0x48, 0x0f, 0xae, 0xc8], &store_to(data + 8)].concat();
+            let mut ground = Ground::new(&[&own[..], &read, &CALL, &SYSCALL].concat());
+            let start = ground.state(&distinct());
+            ground.start(&start);
+            ground.run_to_call();
+            let between = ground.machine.state().unwrap();
+            assert_eq!((between.fs_base, between.gs_base), (fs, gs));
+            let on_with = |ground: &mut Ground| {
+                ground.run_to_call();
+                assert_eq!((ground.word(data), ground.word(data + 8)), (fs, gs));
+                let found = ground.machine.state().unwrap();
+                assert_eq!((found.fs_base, found.gs_base), (fs, gs));
+                let registers = Registers { rax: gs, ..between.registers };
+                assert_eq!(Registers { rip: 0, ..found.registers }, Registers { rip: 0, ..registers });
+                let exit = ground.run();
+                assert!(at_syscall(&exit).is_some(), "{exit:?}");
+                // It goes on behind that with others, and is put back.
+                let bases = SegmentBases { fs: gs, gs: fs };
+                let behind = Registers { rip: ground.code, ..found.registers };
+                ground.machine.proceed(&behind, bases).unwrap();
+                ground.run_to_call();
+                assert_eq!(ground.machine.bases().unwrap(), SegmentBases { fs, gs });
+                ground.start(&start);
+                let begun = ground.machine.state().unwrap();
+                assert_eq!((begun.fs_base, begun.gs_base), (0, 0));
+            };
+            on_with(&mut ground);
+            // As a snapshot of it does, on this machine and on another.
+            let mut other = Ground::new(&[&own[..], &read, &CALL, &SYSCALL].concat());
+            for ground in [&mut ground, &mut other] {
+                ground.start(&between);
+                on_with(ground);
+            }
+        }
+    }
+
     fn host_and_guest_see_each_others_writes() {
         let data = Ground::new(&[]).data;
         // mov rax, [data]; inc rax; mov [data + 8], rax; out; and again

@@ -45,6 +45,40 @@ tests! {
         assert_eq!(found.registers, expected);
     }
 
+    fn a_fault_with_segment_bases_in_the_upper_half_is_one_and_leaves_them() {
+        // mov rax, base; wrfsbase rax; wrgsbase rax
+        let base = 0xffff_8000_0000_0000_u64;
+        let set = [&[0x48, 0xb8][..], &base.to_le_bytes(), &[0xf3, 0x48, 0x0f, 0xae, 0xd0]].concat();
+        let set = [&set[..], &[0xf3, 0x48, 0x0f, 0xae, 0xd8]].concat();
+        // ud2; mov rax, gs:[0]; mov rax, [1 << 40]
+        let load = [0x65, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0];
+        for (end, vector, address) in [
+            (&UD2[..], 6, None),
+            (&load, 14, Some(base)),
+            (&load_from(1 << 40), 14, Some(1 << 40)),
+        ] {
+            let (mut ground, found) = fault(&[&set[..], end].concat());
+            assert_eq!((found.vector, found.address), (vector, address), "{end:x?}");
+            let expected = Registers {
+                rax: base,
+                rip: ground.code + set.len() as u64,
+                rsp: ground.stack,
+                rflags: found.registers.rflags,
+                ..distinct()
+            };
+            assert_eq!(found.registers, expected);
+            let state = ground.machine.state().unwrap();
+            assert_eq!((state.fs_base, state.gs_base), (base, base));
+            // What starts next has none of them.
+            let at = ground.place(ground.code);
+            ground.machine.memory_mut()[at..at + 2].copy_from_slice(&CALL);
+            ground.start_plain();
+            ground.run_to_call();
+            let state = ground.machine.state().unwrap();
+            assert_eq!((state.fs_base, state.gs_base), (0, 0));
+        }
+    }
+
     fn a_division_by_zero_is_one() {
         // xor ecx, ecx; div ecx
         let (ground, found) = fault(&[0x31, 0xc9, 0xf7, 0xf1]);

@@ -2,6 +2,7 @@
 //! tests run on.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use glowbox::{Backend, Engine, ErrorKind, FaultKind, Guest, Sandbox};
@@ -38,8 +39,13 @@ fn read(process: i32, file: &str) -> std::io::Result<String> {
 /// Code of guests lies below, and no code of a Linux program does that the system has placed.
 const GUESTS_END: u64 = 512 << 30;
 
+/// The only architecture whose system calls the host makes.
+const X86_64: u32 = 0xc000_003e;
+
 /// From now on whatever process this thread or one that it starts makes is ended by a system call from where
-/// guests' code lies.
+/// guests' code lies, and by a 32-bit one (`int 0x80` or of 32-bit code) from anywhere. Not by one from the page of
+/// system calls from old times: the kernel asks filters before it would make that, and the process's own is what
+/// refuses it, as the guest's fault shows.
 fn end_who_calls_from_guests_addresses() {
     let statement = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter {
         code: u16::try_from(code).unwrap(),
@@ -48,16 +54,20 @@ fn end_who_calls_from_guests_addresses() {
         k,
     };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let jump = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
     let end = libc::BPF_RET | libc::BPF_K;
     let mut program = [
+        // The architecture.
+        statement(load, 4, 0, 0),
+        statement(equal, X86_64, 0, 2),
         // The upper half of the instruction pointer.
         statement(load, 12, 0, 0),
         statement(jump, u32::try_from(GUESTS_END >> 32).unwrap(), 1, 0),
         statement(end, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
         statement(end, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
-    let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    let program = libc::sock_fprog { len: 6, filter: program.as_mut_ptr() };
     // SAFETY: the filter is read while the call lasts, and forbids nothing that this process does.
     unsafe {
         assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
@@ -66,19 +76,34 @@ fn end_who_calls_from_guests_addresses() {
     }
 }
 
-/// Makes a system call from where guests' code lies.
-fn call_from_guests_addresses() {
-    let code = [0xb8, 110, 0, 0, 0, 0x0f, 0x05, 0xc3];
+/// Runs `mov eax, number`, this instruction, and `ret` at an address.
+fn call_from(address: usize, number: u8, [first, second]: [u8; 2]) {
+    let code = [0xb8, number, 0, 0, 0, first, second, 0xc3];
     // SAFETY: maps a page where nothing is, writes a function to it (getppid and return), and calls that.
     unsafe {
         let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        let place = std::ptr::without_provenance_mut(4 << 30);
+        let place = std::ptr::without_provenance_mut(address);
         let page = libc::mmap(place, 4096, rights, flags, -1, 0);
         assert_eq!(page, place);
         page.cast::<[u8; 8]>().write(code);
         std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> i32>(page)();
     }
+}
+
+/// Where 32-bit code lies.
+const AT: u64 = 0x40_0000;
+
+/// A program at a fixed address, which 32-bit code can have, with this code of that kind.
+fn in_32_bit_code(code: &[u8]) -> GuestFile {
+    let there = u32::try_from(AT + CODE + 9).unwrap().to_le_bytes();
+    // push 0x23; push there; retfq
+    let far = [&[0x6a, 0x23, 0x68][..], &there, &[0x48, 0xcb]].concat();
+    let mut file = GuestFile::of_code(&[&far, code].concat());
+    file.file_type = 2;
+    file.entry += AT;
+    file.segments.iter_mut().for_each(|segment| segment.address += AT);
+    file
 }
 
 fn run_code(engine: &Engine, code: &[u8]) -> glowbox::Error {
@@ -92,8 +117,14 @@ tests! {
             end_who_calls_from_guests_addresses();
             let Some(engine) = engine() else { return };
             // Such a call does end a process.
-            let status = in_fork(call_from_guests_addresses);
+            let guests = 4 << 30;
+            let others = usize::try_from(GUESTS_END + guests).unwrap();
+            let status = in_fork(|| call_from(usize::try_from(guests).unwrap(), 110, [0x0f, 0x05]));
             assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS, "{status}");
+            assert_eq!(in_fork(|| call_from(others, 110, [0x0f, 0x05])), 0);
+            // Where there are no 32-bit calls, by SIGSEGV.
+            let status = in_fork(|| call_from(others, 64, [0xcd, 0x80]));
+            assert!(libc::WIFSIGNALED(status), "{status}");
             for number in (0..470_u32).chain([u32::MAX, 1 << 30, 0x4000_0000 | 59]) {
                 let [a, b, c, d] = number.to_le_bytes();
                 // mov eax, number; syscall, or int 0x80, or sysenter.
@@ -108,10 +139,22 @@ tests! {
                     assert_eq!(ended.kind(), ErrorKind::Fault, "{ended}");
                 }
             }
+            // And in 32-bit code: mov eax, number, and one of the three.
+            for number in 0..8 {
+                for call in [[0xcd, 0x80], [0x0f, 0x05], [0x0f, 0x34]] {
+                    let code = [&[0xb8, number, 0, 0, 0][..], &call].concat();
+                    let raw = Guest::from_bytes("raw", in_32_bit_code(&code).to_bytes());
+                    let ended = error(Sandbox::builder().engine(&engine).build(raw.unwrap()));
+                    assert_eq!(ended.kind(), ErrorKind::Fault, "{call:x?}: {ended}");
+                    let kind = ended.fault().map(|fault| fault.kind);
+                    let is_80 = kind == Some(FaultKind::SoftwareInterrupt(0x80));
+                    assert_eq!(is_80, call[0] == 0xcd, "{call:x?}: {ended}");
+                }
+            }
             // Neither at the only instruction that makes calls for the tracer, nor in the page of system
             // calls from old times, with and without a stack that can be read. sub rsp, 64 or nothing;
             // mov rax, address; jmp rax.
-            for address in [0x7fff_fffd_0000_u64, 0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_0400] {
+            for address in [0x7ff0_0000_0000_u64, 0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_0400] {
                 for start in [&[][..], &[0x48, 0x83, 0xec, 0x40]] {
                     let jump = [&[0x48, 0xb8][..], &address.to_le_bytes(), &[0xff, 0xe0]].concat();
                     let ended = run_code(&engine, &[start, &jump].concat());
@@ -125,21 +168,12 @@ tests! {
     fn a_guest_in_32_bit_code_is_one_like_any_other_and_so_is_the_next() {
         isolated("processes::a_guest_in_32_bit_code_is_one_like_any_other_and_so_is_the_next", || {
             let Some(engine) = engine() else { return };
-            // A program at a fixed address, which 32-bit code can have.
-            const AT: u64 = 0x40_0000;
-            let [low, high] = [AT + CODE, AT + DATA].map(|at| u32::try_from(at).unwrap());
-            let there = (low + 9).to_le_bytes();
-            // push 0x23; push there; retfq
-            let far = [&[0x6a, 0x23, 0x68][..], &there, &[0x48, 0xcb]].concat();
-            // 32-bit from here on: mov eax, 0x2b; mov ds, eax; mov eax, [data], of a page that has not been used;
+            let data = u32::try_from(AT + DATA).unwrap();
+            // mov eax, 0x2b; mov ds, eax; mov eax, [data], of a page that has not been used;
             // out PORT, al
             let segment = [0xb8, 0x2b, 0, 0, 0, 0x8e, 0xd8];
-            let load = [&segment[..], &[0xa1], &high.to_le_bytes(), &[0xe6, 0x47]].concat();
-            let code = [far, load].concat();
-            let mut file = GuestFile::of_code(&code);
-            file.file_type = 2;
-            file.entry += AT;
-            file.segments.iter_mut().for_each(|segment| segment.address += AT);
+            let load = [&segment[..], &[0xa1], &data.to_le_bytes(), &[0xe6, 0x47]].concat();
+            let file = in_32_bit_code(&load);
             for _ in 0..3 {
                 let raw = Guest::from_bytes("raw", file.to_bytes()).expect("a guest");
                 let ended = error(Sandbox::builder().engine(&engine).build(raw));
@@ -188,6 +222,64 @@ tests! {
         });
     }
 
+    fn signals_that_others_send_do_nothing_to_guests() {
+        isolated("processes::signals_that_others_send_do_nothing_to_guests", || {
+            if engine().is_none() {
+                return;
+            }
+            // To each process of the group at first, and to guests' own.
+            let status = in_fork(|| {
+                // SAFETY: takes integers; the signals are such that end nobody.
+                let send = |to: i32| unsafe {
+                    libc::kill(to, libc::SIGCONT);
+                    libc::kill(to, libc::SIGWINCH);
+                };
+                // SAFETY: takes integers.
+                assert_eq!(unsafe { libc::setpgid(0, 0) }, 0);
+                let ended = AtomicBool::new(false);
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        while !ended.load(Ordering::Relaxed) {
+                            send(0);
+                            children().into_iter().for_each(send);
+                        }
+                    });
+                    let results = std::panic::catch_unwind(|| {
+                        for _ in 0..20 {
+                            let engine = engine().unwrap();
+                            let mut sandbox = builder().engine(&engine).build(guest("testing")).unwrap();
+                            for _ in 0..20 {
+                                assert_eq!(sandbox.call::<_, u32>("add", (1u32, 2u32)).unwrap(), 3);
+                            }
+                            let ended = run_code(&engine, &[0x0f, 0x0b]);
+                            let kind = ended.fault().map(|fault| fault.kind);
+                            assert_eq!(kind, Some(FaultKind::InvalidOpcode), "{ended}");
+                        }
+                    });
+                    ended.store(true, Ordering::Relaxed);
+                    results.unwrap();
+                });
+            });
+            assert_eq!(status, 0);
+        });
+    }
+
+    fn a_guest_has_no_right_of_its_hosts_to_ports() {
+        isolated("processes::a_guest_has_no_right_of_its_hosts_to_ports", || {
+            // As far as this process may have them itself, which takes root.
+            // SAFETY: takes integers, and gives this thread and those that it starts rights that they don't use.
+            unsafe {
+                libc::ioperm(0x80, 1, 1);
+                libc::syscall(libc::SYS_iopl, 3);
+            }
+            let Some(engine) = engine() else { return };
+            // in al, 0x80; ud2
+            let ended = run_code(&engine, &[0xe4, 0x80, 0x0f, 0x0b]);
+            let kind = ended.fault().map(|fault| fault.kind);
+            assert_eq!(kind, Some(FaultKind::ForbiddenPort), "{ended}");
+        });
+    }
+
     fn a_guest_whose_process_is_killed_is_spent_and_others_go_on() {
         isolated("processes::a_guest_whose_process_is_killed_is_spent_and_others_go_on", || {
             let Some(engine) = engine() else { return };
@@ -214,14 +306,23 @@ tests! {
                 return;
             }
             let (mut reader, writer) = std::io::pipe().unwrap();
+            // The host is killed while its guest runs, which would go on for ever by itself.
             let status = in_fork(|| {
                 let engine = engine().unwrap();
-                let sandbox = builder().engine(&engine).build(guest("testing")).unwrap();
-                let found: Vec<i32> = children().into_iter().collect();
-                std::io::Write::write_all(&mut &writer, &found[0].to_le_bytes()).unwrap();
-                std::mem::forget((sandbox, engine));
+                // jmp to itself
+                std::thread::spawn(move || run_code(&engine, &[0xeb, 0xfe]));
+                let process = loop {
+                    if let Some(process) = children().into_iter().find(|process| has_run(*process)) {
+                        break process;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                };
+                std::io::Write::write_all(&mut &writer, &process.to_le_bytes()).unwrap();
+                // SAFETY: ends this process.
+                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
             });
-            assert_eq!(status, 0);
+            assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL, "{status}");
+            drop(writer);
             let mut number = [0; 4];
             std::io::Read::read_exact(&mut reader, &mut number).unwrap();
             let process = i32::from_le_bytes(number);
@@ -233,6 +334,14 @@ tests! {
             }
         });
     }
+}
+
+/// Whether a process has run its own code for a while.
+fn has_run(process: i32) -> bool {
+    let Ok(stat) = read(process, "stat") else { return false };
+    // The time in hundredths of a second, the twelfth field behind the name.
+    let time = stat.rsplit(") ").next().and_then(|rest| rest.split_whitespace().nth(11));
+    time.is_some_and(|time| time.parse::<u64>().unwrap() >= 5)
 }
 
 /// Whether a process has ended, and nobody has asked how.

@@ -28,8 +28,6 @@ const ALIGNMENT_FLAG: u64 = 1 << 18;
 const UNSETTABLE_FLAGS: u64 = 1 << 14 | 1 << 21;
 /// Flags that are set whatever the guest does: the one that always is, and the one that lets interrupts in.
 const FIXED_FLAGS: u64 = 1 << 1 | 1 << 9;
-/// The end of the addresses that the system takes for a segment's base.
-const BASES_END: u64 = stub::END;
 
 /// The page of system calls from old times, which every process has on many systems.
 const OLD_CALLS: Range<u64> = 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000;
@@ -132,10 +130,7 @@ impl ProcessMachine {
         }
     }
 
-    fn set(&mut self, r: &Registers, bases: SegmentBases) -> Result<(), MachineError> {
-        if bases.fs >= BASES_END || bases.gs >= BASES_END {
-            return Err(lacks("segment bases in the upper half of the addresses"));
-        }
+    fn set(&mut self, r: &Registers, bases: SegmentBases) {
         self.registers = general_registers!(r => user_regs_struct {
             eflags: r.rflags & USER_FLAGS | FIXED_FLAGS,
             orig_rax: NO_CALL,
@@ -149,7 +144,6 @@ impl ProcessMachine {
             ..self.registers
         });
         self.changed = true;
-        Ok(())
     }
 
     /// The registers as they are after the last exit.
@@ -405,7 +399,7 @@ impl Machine for ProcessMachine {
         self.settle()?;
         let rflags = state.registers.rflags & !TRAP_FLAG;
         let bases = SegmentBases { fs: state.fs_base, gs: state.gs_base };
-        self.set(&Registers { rflags, ..state.registers }, bases)?;
+        self.set(&Registers { rflags, ..state.registers }, bases);
         // What the state does not have is in its initial state.
         let mut area = vec![0; self.area];
         let known = state.extended.bytes();
@@ -416,7 +410,8 @@ impl Machine for ProcessMachine {
     }
 
     fn proceed(&mut self, registers: &Registers, bases: SegmentBases) -> Result<(), MachineError> {
-        self.set(registers, bases)
+        self.set(registers, bases);
+        Ok(())
     }
 
     fn state(&mut self) -> Result<CpuState, MachineError> {

@@ -10,8 +10,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 
-/// Where its code lies: high, where no layout has anything.
-const STUB: u64 = 0x7fff_fffd_0000;
+use glowbox_core::address::GUESTS_END;
+
+/// Where its code lies: behind all that guests may have, and 64 GiB below the end. The kernel puts the stack of
+/// a new program at random into the last 16 GiB, and that before the program itself, which would not find its
+/// place free then. What else it adds comes later, where there is room, and is unmapped first of all.
+const STUB: u64 = GUESTS_END;
 /// The instruction by which the tracer makes system calls.
 pub(super) const GATE: u64 = STUB;
 /// Behind it.
@@ -47,6 +51,7 @@ std::arch::global_asm!(
 unsafe extern "C" {
     static glowbox_stub_start: u8;
     static glowbox_stub_load_flags: u8;
+    static glowbox_stub_load_bases: u8;
     static glowbox_stub_end: u8;
 }
 
@@ -56,10 +61,14 @@ fn code() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
 }
 
+/// Where a piece of the code lies in the process.
+fn place_of(code: *const u8) -> u64 {
+    STUB + (code.addr() - (&raw const glowbox_stub_start).addr()) as u64
+}
+
 /// The address of the code that loads the flags from the stack, and traps then.
 pub(super) fn load_flags() -> u64 {
-    let (start, code) = (&raw const glowbox_stub_start, &raw const glowbox_stub_load_flags);
-    STUB + (code.addr() - start.addr()) as u64
+    place_of(&raw const glowbox_stub_load_flags)
 }
 
 /// Where it has trapped: behind `popfq` and `int3`.
@@ -67,12 +76,30 @@ pub(super) fn behind_load_flags() -> u64 {
     load_flags() + 2
 }
 
+/// The address of the code that loads the base of FS from RAX and that of GS from RDX, and traps then.
+pub(super) fn load_bases() -> u64 {
+    place_of(&raw const glowbox_stub_load_bases)
+}
+
+/// Where it has trapped: behind `wrfsbase`, `wrgsbase` and `int3`.
+pub(super) fn behind_load_bases() -> u64 {
+    load_bases() + 11
+}
+
 /// A system call: its number and arguments.
 pub(super) type Call = (libc::c_long, [u64; 6]);
 
+/// A call of the list.
+struct Listed {
+    name: &'static str,
+    call: Call,
+    /// Whether the program goes on if it is refused.
+    may_fail: bool,
+}
+
 /// The list of calls and what they point to.
 struct Data {
-    calls: Vec<(&'static str, Call)>,
+    calls: Vec<Listed>,
     /// What lies behind the list.
     pieces: Vec<u8>,
 }
@@ -81,10 +108,16 @@ struct Data {
 const MOST: u64 = 40;
 
 impl Data {
-    fn call(&mut self, what: &'static str, number: libc::c_long, arguments: &[u64]) {
+    fn call(&mut self, name: &'static str, number: libc::c_long, arguments: &[u64]) {
         let mut all = [0; 6];
         all[..arguments.len()].copy_from_slice(arguments);
-        self.calls.push((what, (number, all)));
+        self.calls.push(Listed { name, call: (number, all), may_fail: false });
+    }
+
+    /// A call that may be refused.
+    fn try_call(&mut self, name: &'static str, number: libc::c_long, arguments: &[u64]) {
+        self.call(name, number, arguments);
+        self.calls.iter_mut().last().expect("one has been added").may_fail = true;
     }
 
     /// Puts words behind the list, and returns their address.
@@ -100,6 +133,9 @@ impl Data {
 const LIMITS: [libc::c_uint; 4] =
     [libc::RLIMIT_CORE, libc::RLIMIT_NPROC, libc::RLIMIT_MSGQUEUE, libc::RLIMIT_MEMLOCK];
 
+/// How many I/O ports there are.
+const PORTS: u64 = 1 << 16;
+
 /// The signals that a fault raises.
 const FAULTS: [libc::c_int; 5] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
@@ -112,13 +148,18 @@ const SET_SIZE: u64 = 8;
 /// All that the program does, in order.
 fn data() -> Data {
     let mut data = Data { calls: Vec::new(), pieces: Vec::new() };
+    // First: from here on it gets no signals that are for the host's group of processes or its terminal.
+    data.call("setsid", libc::SYS_setsid, &[]);
     let (read_write, shared) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+    // Before anything else is mapped, and all of it in two pieces: the vDSO can't be cut.
+    data.call("munmap", libc::SYS_munmap, &[0, STUB]);
+    let stubs_end = STUB + 2 * DATA;
+    data.call("munmap", libc::SYS_munmap, &[stubs_end, END - stubs_end]);
     let frames = [FRAMES, FRAMES_SIZE, word(read_write), word(shared), FRAMES_FILE, 0];
     data.call("mmap", libc::SYS_mmap, &frames);
     // Until the tracer is there.
     data.call("read", libc::SYS_read, &[SOCKET, FRAMES, 1]);
-    data.call("setsid", libc::SYS_setsid, &[]);
     data.call("close_range", libc::SYS_close_range, &[FRAMES_FILE, u64::from(u32::MAX), 0]);
     let prctl = [
         (libc::PR_SET_PDEATHSIG, word(libc::SIGKILL)),
@@ -128,6 +169,10 @@ fn data() -> Data {
     for (option, value) in prctl {
         data.call("prctl", libc::SYS_prctl, &[word(option), value, 0, 0, 0]);
     }
+    // Rights to ports outlive `fork` and `exec`. The system refuses to take them away where it gives none; a filter
+    // over the host may refuse it too.
+    data.try_call("iopl", libc::SYS_iopl, &[0]);
+    data.try_call("ioperm", libc::SYS_ioperm, &[0, PORTS, 0]);
     let none = data.words(&[0, 0]);
     for limit in LIMITS {
         data.call("prlimit64", libc::SYS_prlimit64, &[0, u64::from(limit), none, 0]);
@@ -143,11 +188,6 @@ fn data() -> Data {
         let arguments = [word(signal), action, 0, SET_SIZE];
         data.call("rt_sigaction", libc::SYS_rt_sigaction, &arguments);
     }
-    data.call("munmap", libc::SYS_munmap, &[0, STUB]);
-    let stubs_end = STUB + 2 * DATA;
-    data.call("munmap", libc::SYS_munmap, &[stubs_end, FRAMES - stubs_end]);
-    let frames_end = FRAMES + FRAMES_SIZE;
-    data.call("munmap", libc::SYS_munmap, &[frames_end, END - frames_end]);
     let filter = filter();
     let program = data.words(&filter);
     let program = data.words(&[filter.len() as u64, program]);
@@ -203,7 +243,7 @@ fn filter() -> Vec<u64> {
 
 /// What the call with this place in the list, counted from 1, is.
 pub(super) fn name_of(place: usize) -> &'static str {
-    data().calls.get(place.wrapping_sub(1)).map_or("the stub", |(name, _)| name)
+    data().calls.get(place.wrapping_sub(1)).map_or("the stub", |listed| listed.name)
 }
 
 /// Makes the program, in a memfd.
@@ -214,9 +254,9 @@ pub(super) fn program() -> io::Result<File> {
     image.resize(usize::try_from(DATA).expect("small"), 0);
     image.extend(code);
     image.resize(2 * usize::try_from(DATA).expect("small"), 0);
-    for (_, (number, arguments)) in &data.calls {
+    for Listed { call: (number, arguments), may_fail, .. } in &data.calls {
         let number = u64::try_from(*number).expect("numbers are positive");
-        let words = [number].into_iter().chain(*arguments).chain([0]);
+        let words = [number].into_iter().chain(*arguments).chain([u64::from(*may_fail)]);
         words.for_each(|word| image.extend(word.to_le_bytes()));
     }
     image.extend(u64::MAX.to_le_bytes());
@@ -257,6 +297,13 @@ mod tests {
         assert_eq!(header().len(), 120);
         let size = MOST * 64 + data().pieces.len() as u64;
         assert!(size < DATA, "{size} bytes of data");
+    }
+
+    #[test]
+    fn its_place_is_not_where_the_kernel_puts_stacks() {
+        // 4 Mi pages, as far as it may go down, and room for the stack.
+        const STACKS: u64 = (1 << 34) + (1 << 30);
+        assert!(AREA.end <= END - STACKS);
     }
 
     #[test]

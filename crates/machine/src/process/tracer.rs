@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -29,6 +29,11 @@ use crate::{MachineError, TRAP_FLAG};
 /// The process ends with its tracer, and stops at system calls are told from the signal `SIGTRAP`:
 /// `PTRACE_O_EXITKILL` and `PTRACE_O_TRACESYSGOOD`.
 const OPTIONS: usize = 1 << 20 | 1 << 0;
+/// The end of the addresses that `ptrace` takes for a segment's base.
+const BASES_END: u64 = stub::END;
+/// The register set of `PTRACE_SETREGSET` that has the general registers, in the order of `user_regs_struct` while the
+/// process is in 64-bit code.
+const NT_PRSTATUS: c_int = 1;
 /// The register set of `PTRACE_GETREGSET` that has what `xsave` saves.
 const NT_X86_XSTATE: c_int = 0x202;
 /// Bytes that an XSAVE area can have: more than any CPU's.
@@ -59,6 +64,12 @@ fn stubs_own(registers: user_regs_struct) -> user_regs_struct {
         orig_rax: NO_CALL,
         ..registers
     }
+}
+
+/// A selector as the system takes it. The CPU takes null selectors with other privileges than ring 3's too, and the
+/// system does not.
+fn settable(selector: u64) -> u64 {
+    if selector & 3 == 3 { selector } else { 0 }
 }
 
 /// What the process is to do next.
@@ -136,8 +147,9 @@ impl Tracee {
         let thread = thread.stack_size(STACK);
         let thread = thread
             .spawn(move || match Tracer::start(&program, &memory) {
-                Ok((tracer, pidfd, registers)) => {
+                Ok((tracer, registers)) => {
                     drop((program, memory));
+                    let pidfd = Arc::clone(&tracer.pidfd);
                     if started.send(Ok((pidfd, registers))).is_ok() {
                         tracer.serve(&received, &sender);
                     }
@@ -153,7 +165,6 @@ impl Tracee {
                 return Err(error);
             }
         };
-        let pidfd = Arc::new(pidfd);
         let (requests, thread) = (Some(requests), Some(thread));
         let owner = std::process::id();
         Ok((Tracee { requests, replies, thread, pidfd, owner }, registers))
@@ -226,10 +237,18 @@ impl Drop for Tracee {
 /// The thread's side.
 struct Tracer {
     process: pid_t,
+    /// By which it is ended: its number may be another's, where the program waits for any child, which it must not.
+    pidfd: Arc<OwnedFd>,
     frames: Frames,
     socket: UnixStream,
-    /// Whether it is known to have ended; its number may be another's then.
+    /// Whether it is known to have ended.
     ended: Cell<bool>,
+}
+
+/// The signal that a process has stopped by, with [`OPTIONS`]'s bit. For a stop of another kind, as by anybody's
+/// `SIGCONT`, it is a number that no signal has.
+fn stopped_by(status: c_int) -> c_int {
+    status >> 8
 }
 
 fn failed(request: &'static str) -> impl Fn(io::Error) -> MachineError {
@@ -238,13 +257,13 @@ fn failed(request: &'static str) -> impl Fn(io::Error) -> MachineError {
 
 impl Tracer {
     /// Starts a process, and lets it come to the end of the stub.
-    fn start(program: &File, memory: &File) -> Result<(Tracer, OwnedFd, user_regs_struct)> {
+    fn start(program: &File, memory: &File) -> Result<(Tracer, user_regs_struct)> {
         block_signals();
         let frames = Frames::new().map_err(failed("memfd_create"))?;
         let (socket, theirs) = UnixStream::pair().map_err(failed("socketpair"))?;
         let stdio = |file: io::Result<File>| file.map(Stdio::from).map_err(failed("dup"));
         // The program is not among the three descriptors that the process gets: see `Platform`.
-        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        let mut child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .env_clear()
             .stdin(stdio(memory.try_clone())?)
             .stdout(Stdio::from(OwnedFd::from(theirs)))
@@ -252,23 +271,32 @@ impl Tracer {
             .spawn()
             .map_err(failed("starting a process"))?;
         let process = pid_t::try_from(child.id()).expect("a process id");
-        // From here on it is ended when this is dropped.
-        let mut tracer = Tracer { process, frames, socket, ended: Cell::new(false) };
         // SAFETY: takes integers, and returns a descriptor of its own, or an error.
         let pidfd =
             unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(process), 0 as c_long) };
         let pidfd = c_int::try_from(pidfd).unwrap_or(-1);
         if pidfd < 0 {
-            return Err(failed("pidfd_open")(io::Error::last_os_error()));
+            let error = io::Error::last_os_error();
+            let _ = child.kill().and_then(|()| child.wait());
+            return Err(failed("pidfd_open")(error));
         }
         // SAFETY: the descriptor is new, and nobody else's.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        let pidfd = Arc::new(unsafe { OwnedFd::from_raw_fd(pidfd) });
+        // From here on it is ended when this is dropped.
+        let mut tracer = Tracer { process, pidfd, frames, socket, ended: Cell::new(false) };
         tracer.ptrace("PTRACE_SEIZE", libc::PTRACE_SEIZE, 0, OPTIONS)?;
         tracer.socket.write_all(&[0]).map_err(failed("write"))?;
-        let status = tracer.wait()?;
-        if libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGTRAP {
+        let status = loop {
+            let status = tracer.wait()?;
+            // It traps at its end. What else may stop it has been sent by others.
+            if !libc::WIFSTOPPED(status) || FAULTS.contains(&stopped_by(status)) {
+                break status;
+            }
+            tracer.ptrace("PTRACE_CONT", libc::PTRACE_CONT, 0, 0)?;
+        };
+        if libc::WIFSTOPPED(status) && stopped_by(status) == libc::SIGTRAP {
             let registers = tracer.registers()?;
-            return Ok((tracer, pidfd, registers));
+            return Ok((tracer, registers));
         }
         if libc::WIFEXITED(status) {
             let place = usize::try_from(libc::WEXITSTATUS(status)).unwrap_or(0);
@@ -319,7 +347,7 @@ impl Tracer {
             self.load_flags(flags, &mut kicked)?;
         }
         if let Some(registers) = &resume.registers {
-            self.set_registers(registers)?;
+            self.set_guests_registers(registers, &mut kicked)?;
         }
         if kicked {
             return Ok((Stop::Kicked, self.registers()?));
@@ -331,7 +359,7 @@ impl Tracer {
                 // SAFETY: all-zero registers are a valid value of that plain C struct.
                 return Ok((Stop::Ended(status), unsafe { MaybeUninit::zeroed().assume_init() }));
             }
-            if let Some(stop) = self.stop(libc::WSTOPSIG(status))? {
+            if let Some(stop) = self.stop(stopped_by(status))? {
                 return Ok((stop, self.registers()?));
             }
         }
@@ -423,6 +451,38 @@ impl Tracer {
         }
     }
 
+    /// Sets the registers with which the guest goes on.
+    fn set_guests_registers(&self, registers: &user_regs_struct, kicked: &mut bool) -> Result<()> {
+        let r = registers;
+        if r.fs_base < BASES_END && r.gs_base < BASES_END {
+            return self.set_registers(r);
+        }
+        // The process sets such bases itself, as the guest has done it. After that nothing may set them.
+        let own = stubs_own(self.registers()?);
+        let (rip, rax, rdx) = (stub::load_bases(), r.fs_base, r.gs_base);
+        self.set_registers(&user_regs_struct { rip, rax, rdx, ..own })?;
+        self.to_trap("PTRACE_SYSEMU", libc::PTRACE_SYSEMU, kicked)?;
+        if self.registers()?.rip != stub::behind_load_bases() {
+            return Err(MachineError::Broken);
+        }
+        // What stands before them, in one piece: the process is in 64-bit code, so that this is the order.
+        let base = ptr::from_ref(r).cast_mut().cast();
+        let mut vector =
+            libc::iovec { iov_base: base, iov_len: offset_of!(user_regs_struct, fs_base) };
+        let (set, at) = (NT_PRSTATUS as usize, (&raw mut vector).expose_provenance());
+        self.ptrace("PTRACE_SETREGSET", libc::PTRACE_SETREGSET, set, at)?;
+        for (offset, value) in [
+            (offset_of!(user_regs_struct, ds), r.ds),
+            (offset_of!(user_regs_struct, es), r.es),
+            (offset_of!(user_regs_struct, fs), r.fs),
+            (offset_of!(user_regs_struct, gs), r.gs),
+        ] {
+            let selector = usize::try_from(settable(value)).unwrap_or(0);
+            self.ptrace("PTRACE_POKEUSER", libc::PTRACE_POKEUSER, offset, selector)?;
+        }
+        Ok(())
+    }
+
     /// Resumes the process, and waits until it traps. Other signals do not get to it.
     fn to_trap(&self, name: &'static str, request: libc::c_uint, kicked: &mut bool) -> Result<()> {
         loop {
@@ -431,7 +491,7 @@ impl Tracer {
             if !libc::WIFSTOPPED(status) {
                 return Err(MachineError::Broken);
             }
-            match libc::WSTOPSIG(status) {
+            match stopped_by(status) {
                 libc::SIGTRAP => return Ok(()),
                 // The stub does nothing that faults; where it does, it would for ever.
                 signal if FAULTS.contains(&signal) => return Err(MachineError::Broken),
@@ -444,8 +504,15 @@ impl Tracer {
     fn frame(&mut self, signal: c_int, registers: user_regs_struct) -> Result<Frame> {
         // The handler starts with a state of its own.
         let extended = self.extended()?;
-        // Wherever the guest's stack is, the frame goes to the pages for it.
-        self.set_registers(&user_regs_struct { rsp: 0, orig_rax: NO_CALL, ..registers })?;
+        // Wherever the guest's stack is, the frame goes to the pages for it. It has no bases, which might be such that
+        // can't be set.
+        self.set_registers(&user_regs_struct {
+            rsp: 0,
+            orig_rax: NO_CALL,
+            fs_base: 0,
+            gs_base: 0,
+            ..registers
+        })?;
         let mut signal = usize::try_from(signal).unwrap_or(0);
         loop {
             self.ptrace("PTRACE_CONT", libc::PTRACE_CONT, 0, signal)?;
@@ -453,7 +520,7 @@ impl Tracer {
             if !libc::WIFSTOPPED(status) {
                 return Err(MachineError::Broken);
             }
-            if libc::WSTOPSIG(status) == libc::SIGSEGV {
+            if stopped_by(status) == libc::SIGSEGV {
                 break;
             }
             // Another signal came first: a kick, which whoever sent it sends again.
@@ -487,10 +554,8 @@ impl Tracer {
     }
 
     fn set_registers(&self, registers: &user_regs_struct) -> Result<()> {
-        // The CPU takes null selectors with other privileges than ring 3's too, and the system does not.
-        let selector = |selector: u64| if selector & 3 == 3 { selector } else { 0 };
         let r = registers;
-        let (ds, es, fs, gs) = (selector(r.ds), selector(r.es), selector(r.fs), selector(r.gs));
+        let (ds, es, fs, gs) = (settable(r.ds), settable(r.es), settable(r.fs), settable(r.gs));
         let registers = &user_regs_struct { ds, es, fs, gs, ..*r };
         let at = ptr::from_ref(registers).expose_provenance();
         self.ptrace("PTRACE_SETREGS", libc::PTRACE_SETREGS, 0, at)
@@ -553,9 +618,10 @@ impl Drop for Tracer {
         if self.ended.get() {
             return;
         }
-        // SAFETY: the process is a child that has not been waited for to its end, so the number is its own,
-        // unless the program waits for any child, which it must not.
-        unsafe { libc::kill(self.process, libc::SIGKILL) };
+        let (pidfd, signal) = (c_long::from(self.pidfd.as_raw_fd()), c_long::from(libc::SIGKILL));
+        let info = ptr::null::<libc::siginfo_t>();
+        // SAFETY: takes integers and no address; the descriptor is that of the process, whoever has its number now.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, info, 0 as c_long) };
         while self.wait().is_ok_and(|status| libc::WIFSTOPPED(status)) {}
     }
 }

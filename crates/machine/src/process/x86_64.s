@@ -28,9 +28,11 @@ glowbox_stub_start:
     mov r8, [r12 + 40]
     mov r9, [r12 + 48]
     syscall
-    cmp rax, -4095              # an error
-    jae 3f
-    add r12, 64
+    cmp rax, -4095              # no error
+    jb 5f
+    cmp qword ptr [r12 + 56], 0 # one that makes no difference
+    je 3f
+5:  add r12, 64
     jmp 2b
 
     # It has failed: ends with the call's place in the list, counted from 1.
@@ -50,6 +52,14 @@ glowbox_stub_start:
 .hidden glowbox_stub_load_flags
 glowbox_stub_load_flags:
     popfq
+    int3
+
+    # Loads the bases of FS and GS, for the tracer.
+.global glowbox_stub_load_bases
+.hidden glowbox_stub_load_bases
+glowbox_stub_load_bases:
+    wrfsbase rax
+    wrgsbase rdx
     int3
 glowbox_stub_end:
 .popsection

@@ -64,6 +64,20 @@ fn what_is_glowboxs_own_stays_as_it_is() {
 }
 
 #[test]
+fn nothing_is_mapped_where_a_backend_has_what_is_its_own() {
+    let mut guest = guest_with(1000, |options| options.mmap_base = ADDRESSES_END);
+    let last = ADDRESSES_END - PAGE;
+    for high in [ADDRESSES_END, ADDRESSES_END + 0x1_0000, 0x7fff_fffd_0000, 0x7fff_ffff_e000] {
+        assert_eq!(guest.map(high, PAGE, READ, FIXED), Err(Errno::ENOMEM), "{high:#x}");
+        // A hint is but that.
+        assert!(guest.map(high, PAGE, READ, ANONYMOUS).unwrap() <= last);
+    }
+    assert_eq!(guest.map(last, 2 * PAGE, READ, FIXED), Err(Errno::ENOMEM));
+    assert_eq!(guest.map(last, PAGE, READ, FIXED), Ok(last));
+    assert_eq!(guest.unmap(last, 2 * PAGE), Err(Errno::EINVAL));
+}
+
+#[test]
 fn hints_are_taken_if_they_are_free() {
     let mut guest = guest();
     let high = 0xc0_0000_0000;

@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use glowbox::{Error, ErrorKind, FaultKind, Sandbox, Snapshot};
+use glowbox::{Error, ErrorKind, FaultKind, Guest, Sandbox, Snapshot};
 use glowbox_core::snapshot_file::{Contents, FeatureWord, Header, ImageHasher};
+use glowbox_testguest::GuestFile;
 use tempfile::TempDir;
 
 use crate::support::{builder, error, guest, isolated, leave_out, sandbox};
@@ -329,6 +330,34 @@ tests! {
             assert!(refused.to_string().contains(&format!("`{field}`")), "{refused}");
             allow(Snapshot::loader()).load(&path).unwrap().spawn().unwrap();
         }
+        // An ordinary program that ends at once, by `exit`.
+        let program = || {
+            let code = [0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
+            Guest::from_bytes("ends", GuestFile::program(&code).to_bytes()).unwrap()
+        };
+        let cases: [(&str, &str, Change, Allow); 4] = [
+            ("heap limit", "memory_limit", |b| b.memory_limit(128 << 20), |l| l.memory_limit(128 << 20)),
+            ("stack limit", "stack_size", |b| b.stack_size(9 << 20), |l| l.stack_size(9 << 20)),
+            ("scratch limit", "scratch_limit", |b| b.scratch("/tmp", 1 << 40), |l| l.scratch_limit(1 << 40)),
+            ("files size", "file_limit", |b| b.file("/large", vec![1; 65 << 20]), |l| l.file_limit(66 << 20)),
+        ];
+        for (field, option, change, allow) in cases {
+            let mut original = change(Sandbox::builder()).load(program()).unwrap();
+            original.snapshot().unwrap().save(&path).unwrap();
+            let refused = error(load(&path));
+            assert_eq!(refused.kind(), ErrorKind::InvalidSnapshot);
+            let text = refused.to_string();
+            assert!(text.contains(&format!("`{field}`")), "{text}");
+            assert!(text.contains(&format!("Loader::{option}")), "{text}");
+            let loaded = allow(Snapshot::loader()).load(&path).unwrap();
+            assert_eq!(loaded.spawner().load().unwrap().run().unwrap().code(), Some(0));
+        }
+        // As much as there is, to the byte.
+        let builder = Sandbox::builder().scratch("/tmp", 4096).file("/tmp/a", "text");
+        builder.load(program()).unwrap().snapshot().unwrap().save(&path).unwrap();
+        let limited = |bytes| Snapshot::loader().scratch_limit(bytes).load(&path);
+        assert!(error(limited(4095)).to_string().contains("4096 bytes, and 4095 are allowed"));
+        limited(4096).unwrap();
     }
 
     fn memory_in_very_many_pieces_is_saved_and_comes_back_and_takes_no_more_than_it_has() {

@@ -389,7 +389,7 @@ impl Process {
                     Ok(())
                 }
                 true => {
-                    registers.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);
+                    registers.rip = registers.rip.saturating_sub(SYSCALL_LENGTH);
                     registers.rax = made.number.into();
                     Ok(())
                 }

@@ -133,7 +133,8 @@ impl ProcessMachine {
     }
 
     fn set(&mut self, r: &Registers, bases: SegmentBases) -> Result<(), MachineError> {
-        if bases.fs >= BASES_END || bases.gs >= BASES_END {
+        let has_them = (bases.fs, bases.gs) == (self.registers.fs_base, self.registers.gs_base);
+        if !has_them && (bases.fs >= BASES_END || bases.gs >= BASES_END) {
             return Err(lacks("segment bases in the upper half of the addresses"));
         }
         self.registers = general_registers!(r => user_regs_struct {

@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -43,9 +43,19 @@ const FAULTS: [c_int; 6] =
 /// The stack segment of 64-bit programs, on every Linux.
 const STACK_SEGMENT: u64 = 0x2b;
 
-/// What the stub's code runs with: nothing that decides how it runs is the guest's, which may be in 32-bit code,
-/// or have bases that can't be set.
+/// Whether registers have segment bases that the system sets for nobody. A guest that has written them by
+/// itself has them all the same.
+fn has_unsettable_bases(registers: &user_regs_struct) -> bool {
+    registers.fs_base >= stub::END || registers.gs_base >= stub::END
+}
+
+/// What the stub's code runs with: nothing that decides how it runs is the guest's, which may be in 32-bit code.
+/// Bases decide nothing; those that could not be set again stay.
 fn stubs_own(registers: user_regs_struct) -> user_regs_struct {
+    let bases = match has_unsettable_bases(&registers) {
+        true => (registers.fs_base, registers.gs_base),
+        false => (0, 0),
+    };
     user_regs_struct {
         cs: CODE_SEGMENT,
         ss: STACK_SEGMENT,
@@ -53,8 +63,8 @@ fn stubs_own(registers: user_regs_struct) -> user_regs_struct {
         es: 0,
         fs: 0,
         gs: 0,
-        fs_base: 0,
-        gs_base: 0,
+        fs_base: bases.0,
+        gs_base: bases.1,
         eflags: 0,
         orig_rax: NO_CALL,
         ..registers
@@ -487,6 +497,16 @@ impl Tracer {
     }
 
     fn set_registers(&self, registers: &user_regs_struct) -> Result<()> {
+        if has_unsettable_bases(registers) {
+            // They are what the process has itself. All that stands before them can be set, and the selectors
+            // behind them mean nothing to 64-bit code.
+            let mut vector = libc::iovec {
+                iov_base: ptr::from_ref(registers).cast_mut().cast(),
+                iov_len: offset_of!(user_regs_struct, fs_base),
+            };
+            let (set, at) = (libc::NT_PRSTATUS as usize, (&raw mut vector).expose_provenance());
+            return self.ptrace("PTRACE_SETREGSET", libc::PTRACE_SETREGSET, set, at);
+        }
         // The CPU takes null selectors with other privileges than ring 3's too, and the system does not.
         let selector = |selector: u64| if selector & 3 == 3 { selector } else { 0 };
         let r = registers;

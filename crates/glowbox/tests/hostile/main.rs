@@ -35,6 +35,7 @@ mod messages;
 mod pages;
 mod payloads;
 mod ports;
+mod programs;
 mod sandboxes;
 mod stacks;
 mod streams;
@@ -52,6 +53,7 @@ const TOPICS: &[topics::Topic] = &[
     ("pages", pages::TESTS),
     ("payloads", payloads::TESTS),
     ("ports", ports::TESTS),
+    ("programs", programs::TESTS),
     ("sandboxes", sandboxes::TESTS),
     ("stacks", stacks::TESTS),
     ("streams", streams::TESTS),

@@ -185,7 +185,7 @@ pub(crate) fn text(error: &glowbox::Error) -> String {
 }
 
 /// What the library calls its options, and what they are here.
-const OPTIONS: [(&str, &str); 17] = [
+const OPTIONS: [(&str, &str); 18] = [
     ("CallOptions::deadline and Builder::deadline", "--timeout"),
     ("Builder::memory_limit", "--memory"),
     ("Builder::stack_size", "--stack"),
@@ -193,6 +193,7 @@ const OPTIONS: [(&str, &str); 17] = [
     ("Loader::memory_limit", "--memory"),
     ("Loader::stack_size", "--stack"),
     ("Loader::message_size", "--message-size"),
+    ("Loader::scratch_limit or Loader::file_limit", "--scratch"),
     ("Loader::scratch_limit", "--scratch"),
     // The command gives none, so no snapshot that it has made has them.
     ("; if that is what the guest is to have, say so with Loader::file_limit", ""),

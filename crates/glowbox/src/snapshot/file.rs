@@ -40,6 +40,11 @@ use crate::{Engine, Error, ErrorKind, Guest};
 const MXCSR_BITS: u32 = 0xffff;
 /// Most bytes of files that a Linux program was given, unless the loader is told otherwise.
 const DEFAULT_FILES: u64 = 64 << 20;
+/// Most bytes that a process takes in a file besides its files in memory and what there is of each of its
+/// pages: threads, areas, descriptors, pipes.
+const PROCESS_ROOM: u64 = 16 << 20;
+/// Most bytes that a process takes in a file for a page of its memory: where it is.
+const PAGE_ROOM: u64 = 64;
 /// Bytes of an image that are read or written at once.
 const CHUNK: usize = 1 << 20;
 
@@ -359,6 +364,11 @@ impl Loader {
         let mut first = vec![0; usize::try_from(length).unwrap_or(PAGE).min(Header::SIZE)];
         file.read_exact_at(&mut first, 0).map_err(failed)?;
         let header = Header::parse(&first, length).map_err(invalid)?;
+        // Before it is read: of a file with holes, it need not even be on the disk.
+        let room = [self.limits.heap / PAGE as u64 * PAGE_ROOM, self.scratch, self.files];
+        let most = room.into_iter().fold(PROCESS_ROOM, u64::saturating_add);
+        let option = "scratch_limit or Loader::file_limit";
+        refuse_more(path, &[("process length", header.process_length(), most, option)])?;
         let range = header.contents();
         let mut bytes = vec![0; index(range.end - range.start)];
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;

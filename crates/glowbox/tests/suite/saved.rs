@@ -360,6 +360,29 @@ tests! {
         limited(4096).unwrap();
     }
 
+    fn a_process_larger_than_it_may_be_is_refused_before_it_is_read() {
+        isolated("saved::a_process_larger_than_it_may_be_is_refused_before_it_is_read", || {
+            let folder = TempDir::new().unwrap();
+            let path = folder.path().join("snapshot");
+            let program = Guest::from_bytes("ends", GuestFile::program(&[0xf4]).to_bytes()).unwrap();
+            Sandbox::builder().load(program).unwrap().snapshot().unwrap().save(&path).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            static LARGE: [u8; 96 << 20] = [0; 96 << 20];
+            std::fs::write(&path, forge(&bytes, |contents, _| contents.process = &LARGE)).unwrap();
+            let before = read_so_far();
+            let refused = error(load(&path));
+            let read = read_so_far() - before;
+            assert_eq!(refused.kind(), ErrorKind::InvalidSnapshot);
+            let text = refused.to_string();
+            assert!(text.contains("`process length` is 100663296 bytes"), "{text}");
+            assert!(text.contains("Loader::scratch_limit or Loader::file_limit"), "{text}");
+            assert!(read < 1 << 20, "{read} bytes were read");
+            // Whoever allows it is told what it is.
+            let refused = error(Snapshot::loader().file_limit(96 << 20).load(&path));
+            assert!(refused.to_string().contains("its `process` is none"), "{refused}");
+        });
+    }
+
     fn memory_in_very_many_pieces_is_saved_and_comes_back_and_takes_no_more_than_it_has() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("snapshot");

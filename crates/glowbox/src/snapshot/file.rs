@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glowbox_abi::mailbox::{ENTROPY_OFFSET, Entropy};
+use glowbox_abi::wire::decode_all_within;
 use glowbox_core::elf::Personality;
 use glowbox_core::escape::misleads;
 use glowbox_core::layout::{Layout, Limits, RegionKind};
@@ -45,6 +46,9 @@ const DEFAULT_FILES: u64 = 64 << 20;
 const PROCESS_ROOM: u64 = 16 << 20;
 /// Most bytes that a process takes in a file for a page of its memory: where it is.
 const PAGE_ROOM: u64 = 64;
+/// How much more than in a file a process may take when it is decoded. A name in a directory is the least that
+/// counts for its files' limits, with 96 bytes, and makes an entry of a map: a key and a value.
+const DECODED_ROOM: u64 = 4;
 /// Bytes of an image that are read or written at once.
 const CHUNK: usize = 1 << 20;
 
@@ -367,6 +371,8 @@ impl Loader {
         // Before it is read: of a file with holes, it need not even be on the disk.
         let room = [self.limits.heap / PAGE as u64 * PAGE_ROOM, self.scratch, self.files];
         let most = room.into_iter().fold(PROCESS_ROOM, u64::saturating_add);
+        // Nothing in it becomes more than some times as large as that, decoded.
+        let room_decoded = index(most.saturating_mul(DECODED_ROOM).min(usize::MAX as u64));
         let option = "scratch_limit or Loader::file_limit";
         refuse_more(path, &[("process length", header.process_length(), most, option)])?;
         let range = header.contents();
@@ -392,7 +398,8 @@ impl Loader {
             Personality::Glowbox => None,
             Personality::Linux => {
                 let capabilities = self.requested.open()?;
-                let process = process(contents.process, &guest, &layout, &capabilities);
+                let process =
+                    process(contents.process, room_decoded, &guest, &layout, &capabilities);
                 let process = process.map_err(|why| contradiction(path, &why))?;
                 let (scratch, given) = (process.scratch_limit(), process.given_size());
                 refuse_more(
@@ -475,14 +482,12 @@ fn refuse_more(path: &Path, each: &[(&str, u64, u64, &str)]) -> Result<(), Error
 /// The process in a file, if it is one of this guest that may do no more than `capabilities` say.
 fn process(
     bytes: &[u8],
+    room: usize,
     guest: &Guest,
     layout: &Layout,
     capabilities: &Capabilities,
 ) -> Result<Process, String> {
-    let (process, rest) = postcard::take_from_bytes(bytes).map_err(|error| error.to_string())?;
-    if !rest.is_empty() {
-        return Err("something follows it".into());
-    }
+    let process: Process = decode_all_within(bytes, room).map_err(|error| error.to_string())?;
     Linux::check(&process, guest.program(), layout, capabilities.allows_jit())?;
     Ok(process)
 }

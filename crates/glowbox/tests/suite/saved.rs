@@ -57,6 +57,13 @@ fn refused(folder: &TempDir, bytes: &[u8]) -> String {
     refused.to_string()
 }
 
+/// The most that this process has had in memory, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// Bytes that this process has read by system calls.
 fn read_so_far() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap();
@@ -377,6 +384,21 @@ tests! {
             assert!(text.contains("`process length` is 100663296 bytes"), "{text}");
             assert!(text.contains("Loader::scratch_limit or Loader::file_limit"), "{text}");
             assert!(read < 1 << 20, "{read} bytes were read");
+            // So is one whose few bytes would become many: five million mappings that it claims to have
+            // started with, of seven bytes each.
+            static CLAIMS: [u8; 40 << 20] = {
+                let mut bytes = [0; 40 << 20];
+                [bytes[1], bytes[2], bytes[3], bytes[4]] = [0xc0, 0x96, 0xb1, 0x02];
+                bytes
+            };
+            let claims = folder.path().join("claims");
+            std::fs::write(&claims, forge(&bytes, |contents, _| contents.process = &CLAIMS)).unwrap();
+            let before = peak();
+            let refused = error(load(&claims));
+            assert!(refused.to_string().contains("take more memory than they may"), "{refused}");
+            // What is read, and less than they would have taken.
+            let grown = peak() - before;
+            assert!(grown < 200 << 10, "{grown} KiB");
             // Whoever allows it is told what it is.
             let refused = error(Snapshot::loader().file_limit(96 << 20).load(&path));
             assert!(refused.to_string().contains("its `process` is none"), "{refused}");

@@ -45,7 +45,8 @@ fn jump_to_the_entry() -> Vec<u8> {
 }
 
 /// Where the data is, from the code's start.
-const DATA_AT: usize = (DATA - CODE) as usize;
+const DATA_AT: usize = 4096;
+const _: () = assert!(CODE + DATA_AT as u64 == DATA);
 
 /// A handler for SIGSEGV that ends the program with `WORKED` if it was at the entry of `syscall`, where the
 /// program has jumped to; what follows is the program.

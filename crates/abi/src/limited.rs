@@ -252,8 +252,11 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Limited<'_, A> {
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
         self.one_more()?;
-        self.room_for::<T::Value, A::Error>()?;
-        self.inner.next_element_seed(Limited::new(seed, self.budget))
+        let found = self.inner.next_element_seed(Limited::new(seed, self.budget))?;
+        if found.is_some() {
+            self.room_for::<T::Value, A::Error>()?;
+        }
+        Ok(found)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -269,8 +272,11 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Limited<'_, A> {
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
         self.one_more()?;
-        self.room_for::<T::Value, A::Error>()?;
-        self.inner.next_key_seed(Limited::new(seed, self.budget))
+        let found = self.inner.next_key_seed(Limited::new(seed, self.budget))?;
+        if found.is_some() {
+            self.room_for::<T::Value, A::Error>()?;
+        }
+        Ok(found)
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, A::Error> {

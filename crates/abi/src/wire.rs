@@ -105,9 +105,31 @@ pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), 
             return Ok((value, rest));
         }
     }
-    let budget = Budget::of(bytes.len());
+    decode_limited(bytes, &Budget::of(bytes.len()))
+}
+
+/// As [`decode_all`], of a value whose lists and maps may have elements of no more than `room` bytes in all:
+/// each counts for as much as its type takes, and for 128 bytes at least, but for single bytes. What a few
+/// bytes become is then bounded by that, and not by the type.
+///
+/// # Errors
+///
+/// As [`decode_all`], and for elements that take more.
+pub fn decode_all_within<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    room: usize,
+) -> Result<T, WireError> {
+    let (value, rest) = decode_limited(bytes, &Budget::within(bytes.len(), room))?;
+    end(rest)?;
+    Ok(value)
+}
+
+fn decode_limited<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    budget: &Budget,
+) -> Result<(T, &'a [u8]), WireError> {
     let mut deserializer = postcard::Deserializer::from_bytes(bytes);
-    let value = T::deserialize(Limited::new(&mut deserializer, &budget)).map_err(|error| {
+    let value = T::deserialize(Limited::new(&mut deserializer, budget)).map_err(|error| {
         match budget.refusal() {
             Some(reason) => WireError::Malformed { reason: reason.to_string() },
             None => malformed(error),
@@ -380,6 +402,29 @@ mod tests {
         let mut space = vec![0; 6000];
         let length = encode(&texts, &mut space).unwrap();
         assert_eq!(decode_all::<Vec<String>>(&space[..length]).unwrap(), texts);
+    }
+
+    #[test]
+    fn elements_that_take_more_than_they_may_are_refused() {
+        let bytes_within = |count: usize, room| {
+            let mut space = vec![0; count + 10];
+            let length = encode(&vec![String::new(); count], &mut space).unwrap();
+            decode_all_within::<Vec<String>>(&space[..length], room).map(|texts| texts.len())
+        };
+        assert_eq!(bytes_within(100, 12_800), Ok(100));
+        let text = bytes_within(100, 12_799).unwrap_err().to_string();
+        assert!(text.contains("more memory"), "{text}");
+        // Bytes are no more than there are; keys and values of a map count.
+        let mut space = [0; 1100];
+        let length = encode(&vec![vec![7u8; 1000]], &mut space).unwrap();
+        assert!(decode_all_within::<Vec<Vec<u8>>>(&space[..length], 128).is_ok());
+        let map: alloc::collections::BTreeMap<u8, u64> = [(1, 2), (2, 3)].into();
+        let length = encode(&map, &mut space).unwrap();
+        type Map = alloc::collections::BTreeMap<u8, u64>;
+        assert!(decode_all_within::<Map>(&space[..length], 255).is_err());
+        assert_eq!(decode_all_within::<Map>(&space[..length], 256), Ok(map));
+        assert!(decode_all_within::<(u64, [u64; 4])>(&[1; 5], 0).is_ok());
+        assert!(decode_all_within::<(u64, u8)>(&[1; 3], 0).is_err());
     }
 
     fn survives<T>(value: &T)

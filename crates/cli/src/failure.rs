@@ -185,7 +185,7 @@ pub(crate) fn text(error: &glowbox::Error) -> String {
 }
 
 /// What the library calls its options, and what they are here.
-const OPTIONS: [(&str, &str); 15] = [
+const OPTIONS: [(&str, &str); 18] = [
     ("CallOptions::deadline and Builder::deadline", "--timeout"),
     ("Builder::memory_limit", "--memory"),
     ("Builder::stack_size", "--stack"),
@@ -193,6 +193,10 @@ const OPTIONS: [(&str, &str); 15] = [
     ("Loader::memory_limit", "--memory"),
     ("Loader::stack_size", "--stack"),
     ("Loader::message_size", "--message-size"),
+    ("Loader::scratch_limit or Loader::file_limit", "--scratch"),
+    ("Loader::scratch_limit", "--scratch"),
+    // The command gives none, so no snapshot that it has made has them.
+    ("; if that is what the guest is to have, say so with Loader::file_limit", ""),
     ("the memory limit", "--memory"),
     ("the stack size", "--stack"),
     ("run it, with Builder::load", "run it, with `glowbox run`"),
@@ -223,5 +227,8 @@ mod tests {
     fn no_error_tells_of_options_that_the_command_does_not_have() {
         let text = in_options("it passed; see CallOptions::deadline and Builder::deadline");
         assert_eq!(text, "it passed; see --timeout");
+        let text =
+            "4 are allowed; if that is what the guest is to have, say so with Loader::file_limit";
+        assert_eq!(in_options(text), "4 are allowed");
     }
 }

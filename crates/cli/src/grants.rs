@@ -21,7 +21,8 @@ pub(crate) struct Grants {
     /// Lets it read a directory of the host, at the same path or at GUEST; may be given several times
     #[arg(long, value_name = "HOST[:GUEST]", value_parser = OsStringValueParser::new().try_map(directory))]
     dir: Vec<Directory>,
-    /// Gives it a directory in memory to write to, with so much room, at /tmp or at GUEST
+    /// Gives it a directory in memory to write to, with so much room, at /tmp or at GUEST; one of a
+    /// snapshot has it already, and may have so much room
     #[arg(long, value_name = "SIZE[:GUEST]", value_parser = scratch)]
     scratch: Option<Scratch>,
     /// The directory that it starts in
@@ -49,7 +50,14 @@ struct Directory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Scratch {
     bytes: u64,
-    guest: String,
+    guest: Option<String>,
+}
+
+impl Scratch {
+    /// Where the guest has it.
+    fn guest(&self) -> &str {
+        self.guest.as_deref().unwrap_or("/tmp")
+    }
 }
 
 impl Grants {
@@ -57,8 +65,8 @@ impl Grants {
         for Directory { host, guest } in &self.dir {
             builder = builder.directory(guest, host);
         }
-        if let Some(Scratch { bytes, guest }) = &self.scratch {
-            builder = builder.scratch(guest, *bytes);
+        if let Some(scratch) = &self.scratch {
+            builder = builder.scratch(scratch.guest(), scratch.bytes);
         }
         if let Some(path) = &self.cwd {
             builder = builder.current_directory(path);
@@ -76,6 +84,9 @@ impl Grants {
     pub(crate) fn loader(&self, mut loader: Loader) -> Loader {
         for Directory { host, guest } in &self.dir {
             loader = loader.directory(guest, host);
+        }
+        if let Some(scratch) = &self.scratch {
+            loader = loader.scratch_limit(scratch.bytes);
         }
         if self.jit {
             loader = loader.allow_jit();
@@ -95,7 +106,9 @@ impl Grants {
     /// The option that a snapshot's guest can't be given, if there is one.
     pub(crate) fn fixed_in_snapshots(&self, has_run: bool) -> Option<&'static str> {
         match self {
-            Grants { scratch: Some(_), .. } => Some("--scratch"),
+            Grants { scratch: Some(Scratch { guest: Some(_), .. }), .. } => {
+                Some("--scratch with a place")
+            }
             Grants { cwd: Some(_), .. } => Some("--cwd"),
             Grants { env, .. } if has_run && !env.is_empty() => Some("--env"),
             _ => None,
@@ -129,8 +142,8 @@ impl Grants {
 
     /// Whether something is granted at this path of the guest's.
     fn is_mounted(&self, path: &str) -> bool {
-        let scratch = self.scratch.iter().map(|scratch| &scratch.guest);
-        let mut mounted = self.dir.iter().map(|dir| &dir.guest).chain(scratch);
+        let scratch = self.scratch.iter().map(Scratch::guest);
+        let mut mounted = self.dir.iter().map(|dir| &*dir.guest).chain(scratch);
         mounted.any(|guest| guest.trim_end_matches('/') == path.trim_end_matches('/'))
     }
 
@@ -163,8 +176,11 @@ fn directory(text: OsString) -> Result<Directory, String> {
 
 /// `SIZE` or `SIZE:GUEST`.
 fn scratch(text: &str) -> Result<Scratch, String> {
-    let (bytes, guest) = text.split_once(':').unwrap_or((text, "/tmp"));
-    Ok(Scratch { bytes: options::size(bytes)?, guest: guest.to_string() })
+    let (bytes, guest) = match text.split_once(':') {
+        Some((bytes, guest)) => (bytes, Some(guest.to_string())),
+        None => (text, None),
+    };
+    Ok(Scratch { bytes: options::size(bytes)?, guest })
 }
 
 fn clock(text: &str) -> Result<Clock, String> {
@@ -202,8 +218,11 @@ mod tests {
         for text in ["", "slow", "frozen:", "frozen:x", "real:1", "frozen:99999999999999999999"] {
             assert!(clock(text).is_err(), "{text}");
         }
-        assert_eq!(scratch("1M").map(|of| (of.bytes, of.guest)), Ok((1 << 20, "/tmp".into())));
-        assert_eq!(scratch("4K:/work").map(|of| of.guest), Ok("/work".into()));
+        assert_eq!(
+            scratch("1M").map(|of| (of.bytes, of.guest().into())),
+            Ok((1 << 20, "/tmp".to_string()))
+        );
+        assert_eq!(scratch("4K:/work").map(|of| of.guest), Ok(Some("/work".into())));
         assert!(scratch(":/work").is_err());
     }
 }

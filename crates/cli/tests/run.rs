@@ -246,8 +246,8 @@ fn a_snapshot_of_a_program_runs_in_its_place() {
     assert_eq!(text, "[\"a\", \"--b\"]\n");
     assert_eq!(glowbox(["run", "--env", "A=1", path, "environment"]).worked(), "A=1\n");
     assert_eq!(glowbox(["run", path, "exit", "7"]).status, Some(7));
-    glowbox(["run", "--scratch", "1M", path])
-        .failed(125, &["give --scratch to `glowbox snapshot`"]);
+    glowbox(["run", "--scratch", "1M:/work", path])
+        .failed(125, &["give --scratch with a place to `glowbox snapshot`"]);
     glowbox(["call", path, "add"]).failed(126, &["run it, with `glowbox run`"]);
     let warm = ["snapshot", program("shelled"), "--warm", "x", "-o", path];
     glowbox(warm).failed(125, &["no functions for --warm to call"]);
@@ -260,6 +260,23 @@ fn a_snapshot_of_a_program_runs_in_its_place() {
         }
     }
     assert!(!std::path::Path::new(other).exists());
+}
+
+#[test]
+fn how_much_room_a_snapshots_program_has_to_write_is_the_callers_to_say() {
+    if !can_run() {
+        return;
+    }
+    let folder = folder();
+    let path = folder.path().join("program");
+    let path = path.to_str().unwrap();
+    glowbox(["snapshot", "--scratch", "1M:/work", program("shelled"), "-o", path]).worked();
+    let write = ["write", "/work/a", "x"];
+    let run = |options: &[&str]| glowbox([&["run"], options, &[path], &write].concat());
+    for options in [&[][..], &["--scratch", "512K"]] {
+        run(options).failed(126, &["`scratch limit` is 1048576 bytes", "say so with --scratch"]);
+    }
+    assert_eq!(run(&["--scratch", "1M"]).worked(), "x\n");
 }
 
 #[test]

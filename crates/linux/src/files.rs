@@ -58,7 +58,7 @@ pub use options::{Options, OptionsError};
 pub use output::{Output, OutputBuffer};
 
 use list::Listing;
-use node::{Name, Pool};
+use node::{Kind, Name, Pool, entry_cost};
 use open::{Descriptor, Object, Open, Stream};
 use pipe::Pipe;
 use resolve::{Mount, Place};
@@ -134,6 +134,25 @@ impl Files {
         let inputs =
             self.open.values().filter(|open| matches!(open.object, Object::Stream(Stream::Input)));
         inputs.map(|open| open.offset).max().unwrap_or(0)
+    }
+
+    /// Bytes that its scratch directory has room for; 0 without one.
+    pub(crate) fn scratch_limit(&self) -> u64 {
+        self.tree.scratch.limit
+    }
+
+    /// Bytes that the files take in memory that it was given, counted as those of the scratch directory.
+    pub(crate) fn given_size(&self) -> u64 {
+        let given = self.tree.nodes().filter(|(_, node)| node.pool == Pool::Given);
+        let sizes = given.map(|(_, node)| match &node.kind {
+            Kind::File(content) => node.cost().saturating_add(content.kept()),
+            Kind::Directory(directory) => {
+                let names = directory.entries.keys().map(|(_, name)| entry_cost(name));
+                names.fold(node.cost(), u64::saturating_add)
+            }
+            Kind::Link(_) | Kind::Device(_) => node.cost(),
+        });
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// A number that was not used before.

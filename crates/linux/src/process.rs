@@ -122,6 +122,16 @@ impl Process {
         self.limits
     }
 
+    /// Bytes that its scratch directory has room for; 0 without one.
+    pub fn scratch_limit(&self) -> u64 {
+        self.files.scratch_limit()
+    }
+
+    /// Bytes that the files take which it was given to read.
+    pub fn given_size(&self) -> u64 {
+        self.files.given_size()
+    }
+
     /// Paths at which it has directories of the host.
     pub fn host_directories(&self) -> impl Iterator<Item = &[u8]> {
         self.files.host_directories()
@@ -379,7 +389,7 @@ impl Process {
                     Ok(())
                 }
                 true => {
-                    registers.rip = registers.rip.wrapping_sub(SYSCALL_LENGTH);
+                    registers.rip = registers.rip.saturating_sub(SYSCALL_LENGTH);
                     registers.rax = made.number.into();
                     Ok(())
                 }

@@ -138,6 +138,12 @@ impl GuestFile {
         }
     }
 
+    /// An ordinary Linux program of one code page and one data page, that starts at the first byte of
+    /// `code`.
+    pub fn program(code: &[u8]) -> GuestFile {
+        GuestFile { exports: None, imports: None, ..GuestFile::of_code(code) }
+    }
+
     /// The same file as a guest that brings the standard library.
     #[must_use]
     pub fn with_std(mut self) -> GuestFile {

@@ -217,6 +217,12 @@ impl Header {
         ]
     }
 
+    /// Bytes of a Linux guest's process, which are among [`Header::contents`]. Who has not asked for as
+    /// much need not read them.
+    pub fn process_length(&self) -> u64 {
+        self.process.length
+    }
+
     /// The bytes of the file that are the memory image: whole pages, at least one.
     pub fn image(&self) -> Range<u64> {
         self.image.offset..self.image.end()

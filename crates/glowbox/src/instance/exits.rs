@@ -50,7 +50,8 @@ impl Instance {
         let before = [before(2), before(1)].into_iter().find(|bytes| !bytes.is_empty());
         let (before, at) = (before.unwrap_or_default(), self.bytes_at(rip, MAX_INSTRUCTION));
         let code = Code { before: &before, at: &at };
-        let entry = supervisor::SYSCALL_ENTRY.0;
+        // What a Linux guest's system call is has been answered: one that is left has only jumped there.
+        let entry = if self.linux.is_some() { u64::MAX } else { supervisor::SYSCALL_ENTRY.0 };
         let (kind, rip) = Fault::classify(exception, &self.setup.layout, code, entry);
         self.fault(kind, Registers { rip, ..exception.registers }, Some(exception))
     }

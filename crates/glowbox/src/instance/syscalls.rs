@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use glowbox_core::mail::GuestMail;
 use glowbox_core::registers::Registers;
+use glowbox_linux::space::ADDRESSES_END;
 use glowbox_linux::{Event, Next, Streams};
 use glowbox_machine::interrupt::NO_DEADLINE;
-use glowbox_machine::{Exit, SegmentBases, supervisor};
+use glowbox_machine::{Exit, MachineError, SegmentBases, supervisor};
 
 use super::{Instance, write_record};
 use crate::process::ExitStatus;
@@ -15,6 +16,8 @@ use crate::{Error, ErrorKind};
 
 /// How long a sleeping guest's thread goes without looking whether it is to stop.
 const PATIENCE: Duration = Duration::from_millis(10);
+/// `SIGSEGV`.
+const SEGV: i32 = 11;
 /// Level of what a guest writes to a stream that goes to the log.
 const INFO: u32 = 3;
 
@@ -47,13 +50,13 @@ impl Instance {
                         let bases = bases.map(|bases| SegmentBases { fs: bases.fs, gs: bases.gs });
                         let bases = bases.map_or_else(|| self.lease.bases(), Ok);
                         let done = bases.and_then(|bases| self.lease.proceed(&registers, bases));
-                        done.map_err(Error::of_machine)?;
+                        done.map_err(|error| self.stopped_by(error))?;
                     }
                     break;
                 }
                 Next::Enter(state) => {
                     self.lease.install(&state);
-                    self.lease.start(&state).map_err(Error::of_machine)?;
+                    self.lease.start(&state).map_err(|error| self.stopped_by(error))?;
                     break;
                 }
                 Next::Sleep { until, streams } => {
@@ -141,6 +144,18 @@ impl Instance {
         }
     }
 
+    /// Why a guest does not go on whose state could not be set. The host sets none that a backend lacks: it
+    /// is one that the guest has given itself, such as segment bases in the upper half of the addresses, and
+    /// its own fault.
+    fn stopped_by(&mut self, error: MachineError) -> Error {
+        match error {
+            MachineError::Unsupported { .. } => {
+                self.ended(Next::Killed { signal: SEGV, exception: None })
+            }
+            other => Error::of_machine(other),
+        }
+    }
+
     /// Why a Linux guest does not go on.
     fn ended(&mut self, next: Next) -> Error {
         let lines = self.linux.as_ref().map(|linux| linux.last_lines()).unwrap_or_default();
@@ -184,11 +199,14 @@ fn event(exit: &Exit) -> Option<Event> {
     // As the calling code sees it: RCX is where `syscall` returns to, R11 its flags.
     let syscall = |at: &Registers| Event::Syscall(Registers { rip: at.rcx, rflags: at.r11, ..*at });
     match exit {
-        Exit::Syscall(registers) => Some(syscall(registers)),
-        // Where `syscall` does not enter ring 0 (docs/kvm.md).
+        Exit::Syscall(registers) => (registers.rcx < ADDRESSES_END).then(|| syscall(registers)),
+        // Where `syscall` does not enter ring 0 (docs/kvm.md). A guest may also have jumped there, with
+        // anything in RCX: what no instruction of it can lie before is no return address, and the jump is
+        // the fault that it looks like.
         Exit::Exception(exception)
             if exception.address == Some(supervisor::SYSCALL_ENTRY.0)
-                && exception.registers.rip == supervisor::SYSCALL_ENTRY.0 =>
+                && exception.registers.rip == supervisor::SYSCALL_ENTRY.0
+                && exception.registers.rcx < ADDRESSES_END =>
         {
             Some(syscall(&exception.registers))
         }

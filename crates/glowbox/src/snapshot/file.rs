@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glowbox_abi::mailbox::{ENTROPY_OFFSET, Entropy};
+use glowbox_abi::wire::decode_all_within;
 use glowbox_core::elf::Personality;
 use glowbox_core::escape::misleads;
 use glowbox_core::layout::{Layout, Limits, RegionKind};
@@ -38,6 +39,16 @@ use crate::{Engine, Error, ErrorKind, Guest};
 
 /// The bits of MXCSR. Loading others would be an exception in the guest.
 const MXCSR_BITS: u32 = 0xffff;
+/// Most bytes of files that a Linux program was given, unless the loader is told otherwise.
+const DEFAULT_FILES: u64 = 64 << 20;
+/// Most bytes that a process takes in a file besides its files in memory and what there is of each of its
+/// pages: threads, areas, descriptors, pipes.
+const PROCESS_ROOM: u64 = 16 << 20;
+/// Most bytes that a process takes in a file for a page of its memory: where it is.
+const PAGE_ROOM: u64 = 64;
+/// How much more than in a file a process may take when it is decoded. A name in a directory is the least that
+/// counts for its files' limits, with 96 bytes, and makes an entry of a map: a key and a value.
+const DECODED_ROOM: u64 = 4;
 /// Bytes of an image that are read or written at once.
 const CHUNK: usize = 1 << 20;
 
@@ -128,6 +139,8 @@ impl Snapshot {
             log_limits: LogLimits::default(),
             limits: Limits::DEFAULT,
             stack: None,
+            scratch: 0,
+            files: DEFAULT_FILES,
             requested: Requested::default(),
         }
     }
@@ -166,6 +179,9 @@ pub struct Loader {
     log_limits: LogLimits,
     limits: Limits,
     stack: Option<u64>,
+    /// Most bytes of a Linux program's scratch directory, and of the files that it was given.
+    scratch: u64,
+    files: u64,
     requested: Requested,
 }
 
@@ -213,6 +229,22 @@ impl Loader {
     /// [`Builder::message_size`](crate::Builder::message_size) for what depends on it.
     pub fn message_size(mut self, bytes: u64) -> Loader {
         (self.limits.incoming, self.limits.outgoing) = (bytes, bytes);
+        self
+    }
+
+    /// Refuses a snapshot of a Linux program whose scratch directory has room for more than this; by
+    /// default, one with any scratch directory, since a program has none that was not granted one. It lies
+    /// in the host's memory, of each sandbox. See [`Builder::scratch`](crate::Builder::scratch).
+    pub fn scratch_limit(mut self, bytes: u64) -> Loader {
+        self.scratch = bytes;
+        self
+    }
+
+    /// Refuses a snapshot of a Linux program if the files that it was given
+    /// ([`Builder::file`](crate::Builder::file)) take more of the host's memory than this, which the sandboxes
+    /// share; 64 MiB by default. As in a scratch directory, names and bookkeeping count too.
+    pub fn file_limit(mut self, bytes: u64) -> Loader {
+        self.files = bytes;
         self
     }
 
@@ -336,6 +368,13 @@ impl Loader {
         let mut first = vec![0; usize::try_from(length).unwrap_or(PAGE).min(Header::SIZE)];
         file.read_exact_at(&mut first, 0).map_err(failed)?;
         let header = Header::parse(&first, length).map_err(invalid)?;
+        // Before it is read: of a file with holes, it need not even be on the disk.
+        let room = [self.limits.heap / PAGE as u64 * PAGE_ROOM, self.scratch, self.files];
+        let most = room.into_iter().fold(PROCESS_ROOM, u64::saturating_add);
+        // Nothing in it becomes more than some times as large as that, decoded.
+        let room_decoded = index(most.saturating_mul(DECODED_ROOM).min(usize::MAX as u64));
+        let option = "scratch_limit or Loader::file_limit";
+        refuse_more(path, &[("process length", header.process_length(), most, option)])?;
         let range = header.contents();
         let mut bytes = vec![0; index(range.end - range.start)];
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
@@ -353,14 +392,23 @@ impl Loader {
         let shown = |c: char| if misleads(c) { char::REPLACEMENT_CHARACTER } else { c };
         let name: String = contents.metadata.name.chars().map(shown).collect();
         let guest = Guest::from_bytes(&name, contents.program)?;
-        self.check_limits(&guest, &contents.metadata, &path.display())?;
+        self.check_limits(&guest, &contents.metadata, path)?;
         let layout = layout(&guest, &contents.metadata).map_err(invalid)?;
         let linux = match layout.personality() {
             Personality::Glowbox => None,
             Personality::Linux => {
                 let capabilities = self.requested.open()?;
-                let process = process(contents.process, &guest, &layout, &capabilities);
+                let process =
+                    process(contents.process, room_decoded, &guest, &layout, &capabilities);
                 let process = process.map_err(|why| contradiction(path, &why))?;
+                let (scratch, given) = (process.scratch_limit(), process.given_size());
+                refuse_more(
+                    path,
+                    &[
+                        ("scratch limit", scratch, self.scratch, "scratch_limit"),
+                        ("files size", given, self.files, "file_limit"),
+                    ],
+                )?;
                 capabilities.check_directories(&process)?;
                 Some((Arc::new(process), capabilities))
             }
@@ -401,43 +449,45 @@ impl Loader {
     }
 
     /// Checks that the guest has no more of anything than is allowed here.
-    fn check_limits(
-        &self,
-        guest: &Guest,
-        metadata: &Metadata,
-        shown: &dyn std::fmt::Display,
-    ) -> Result<(), Error> {
+    fn check_limits(&self, guest: &Guest, metadata: &Metadata, path: &Path) -> Result<(), Error> {
         let stack = self.stack.unwrap_or(Limits::default_for(guest.program()).stack);
         let (found, most) = (metadata.limits, Limits { stack, ..self.limits });
-        for (field, found, most, option) in [
-            ("heap limit", found.heap, most.heap, "memory_limit"),
-            ("stack limit", found.stack, most.stack, "stack_size"),
-            ("incoming limit", found.incoming, most.incoming, "message_size"),
-            ("outgoing limit", found.outgoing, most.outgoing, "message_size"),
-        ] {
-            if found > most {
-                let text = format!(
-                    "`{shown}` can't be loaded: its `{field}` is {found} bytes, and {most} are \
-                     allowed; if that is what the guest is to have, say so with Loader::{option}"
-                );
-                return Err(Error::new(ErrorKind::InvalidSnapshot, text));
-            }
-        }
-        Ok(())
+        refuse_more(
+            path,
+            &[
+                ("heap limit", found.heap, most.heap, "memory_limit"),
+                ("stack limit", found.stack, most.stack, "stack_size"),
+                ("incoming limit", found.incoming, most.incoming, "message_size"),
+                ("outgoing limit", found.outgoing, most.outgoing, "message_size"),
+            ],
+        )
     }
+}
+
+/// Refuses a file with more of something than is allowed: each with its name, how much there is, how much
+/// there may be, and the option of the loader that says so.
+fn refuse_more(path: &Path, each: &[(&str, u64, u64, &str)]) -> Result<(), Error> {
+    let Some((field, found, most, option)) = each.iter().find(|(_, found, most, _)| found > most)
+    else {
+        return Ok(());
+    };
+    let text = format!(
+        "`{}` can't be loaded: its `{field}` is {found} bytes, and {most} are allowed; if that is what the \
+         guest is to have, say so with Loader::{option}",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::InvalidSnapshot, text))
 }
 
 /// The process in a file, if it is one of this guest that may do no more than `capabilities` say.
 fn process(
     bytes: &[u8],
+    room: usize,
     guest: &Guest,
     layout: &Layout,
     capabilities: &Capabilities,
 ) -> Result<Process, String> {
-    let (process, rest) = postcard::take_from_bytes(bytes).map_err(|error| error.to_string())?;
-    if !rest.is_empty() {
-        return Err("something follows it".into());
-    }
+    let process: Process = decode_all_within(bytes, room).map_err(|error| error.to_string())?;
     Linux::check(&process, guest.program(), layout, capabilities.allows_jit())?;
     Ok(process)
 }

@@ -36,6 +36,7 @@ mod messages;
 mod pages;
 mod payloads;
 mod ports;
+mod programs;
 mod sandboxes;
 mod stacks;
 mod streams;
@@ -53,6 +54,7 @@ const TOPICS: &[topics::Topic] = &[
     ("pages", pages::TESTS),
     ("payloads", payloads::TESTS),
     ("ports", ports::TESTS),
+    ("programs", programs::TESTS),
     ("sandboxes", sandboxes::TESTS),
     ("stacks", stacks::TESTS),
     ("streams", streams::TESTS),

@@ -42,7 +42,7 @@ fn mailbox() -> (u64, u64) {
 }
 
 /// The guest with a function for each piece of code.
-fn guest(cases: &[Vec<u8>]) -> Guest {
+pub(crate) fn guest(cases: &[Vec<u8>]) -> Guest {
     let (control, outgoing) = mailbox();
     let field = u8::try_from(FROM_GUEST_OFFSET).expect("it is on the second cache line");
     let relative = |from: usize, to: u64| {
@@ -97,7 +97,7 @@ fn sandbox(guest: &Guest) -> Sandbox {
     Sandbox::builder().deadline(Duration::from_millis(100)).build(guest.clone()).expect("a sandbox")
 }
 
-fn honest(sandbox: &mut Sandbox) -> u8 {
+pub(crate) fn honest(sandbox: &mut Sandbox) -> u8 {
     sandbox.call(HONEST, ()).expect("an honest call")
 }
 
@@ -149,7 +149,7 @@ fn attack(class: &'static str, seed: u64, streams: usize) {
 }
 
 /// Open descriptors, mappings, and resident KiB of this process.
-fn levels() -> [usize; 3] {
+pub(crate) fn levels() -> [usize; 3] {
     let descriptors = std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
     let mappings = std::fs::read_to_string("/proc/self/maps").expect("mappings").lines().count();
     let status = std::fs::read_to_string("/proc/self/status").expect("the status");

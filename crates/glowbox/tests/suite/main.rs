@@ -36,6 +36,7 @@ mod pool;
 mod processes;
 mod protocol;
 mod random;
+mod raw;
 mod ready;
 mod resets;
 mod saved;
@@ -70,6 +71,7 @@ const TOPICS: &[topics::Topic] = &[
     ("processes", processes::TESTS),
     ("protocol", protocol::TESTS),
     ("random", random::TESTS),
+    ("raw", raw::TESTS),
     ("ready", ready::TESTS),
     ("resets", resets::TESTS),
     ("saved", saved::TESTS),

@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use glowbox::{Error, ErrorKind, FaultKind, Sandbox, Snapshot};
+use glowbox::{Error, ErrorKind, FaultKind, Guest, Sandbox, Snapshot};
 use glowbox_core::snapshot_file::{Contents, FeatureWord, Header, ImageHasher};
+use glowbox_testguest::GuestFile;
 use tempfile::TempDir;
 
 use crate::support::{builder, error, guest, isolated, leave_out, sandbox};
@@ -54,6 +55,13 @@ fn refused(folder: &TempDir, bytes: &[u8]) -> String {
     let refused = error(load(&path));
     assert_eq!(refused.kind(), ErrorKind::InvalidSnapshot, "{refused}");
     refused.to_string()
+}
+
+/// The most that this process has had in memory, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Bytes that this process has read by system calls.
@@ -329,6 +337,72 @@ tests! {
             assert!(refused.to_string().contains(&format!("`{field}`")), "{refused}");
             allow(Snapshot::loader()).load(&path).unwrap().spawn().unwrap();
         }
+        // An ordinary program that ends at once, by `exit`.
+        let program = || {
+            let code = [0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
+            Guest::from_bytes("ends", GuestFile::program(&code).to_bytes()).unwrap()
+        };
+        let cases: [(&str, &str, Change, Allow); 4] = [
+            ("heap limit", "memory_limit", |b| b.memory_limit(128 << 20), |l| l.memory_limit(128 << 20)),
+            ("stack limit", "stack_size", |b| b.stack_size(9 << 20), |l| l.stack_size(9 << 20)),
+            ("scratch limit", "scratch_limit", |b| b.scratch("/tmp", 1 << 40), |l| l.scratch_limit(1 << 40)),
+            ("files size", "file_limit", |b| b.file("/large", vec![1; 65 << 20]), |l| l.file_limit(66 << 20)),
+        ];
+        for (field, option, change, allow) in cases {
+            let mut original = change(Sandbox::builder()).load(program()).unwrap();
+            original.snapshot().unwrap().save(&path).unwrap();
+            let refused = error(load(&path));
+            assert_eq!(refused.kind(), ErrorKind::InvalidSnapshot);
+            let text = refused.to_string();
+            assert!(text.contains(&format!("`{field}`")), "{text}");
+            assert!(text.contains(&format!("Loader::{option}")), "{text}");
+            let loaded = allow(Snapshot::loader()).load(&path).unwrap();
+            assert_eq!(loaded.spawner().load().unwrap().run().unwrap().code(), Some(0));
+        }
+        // As much as there is, to the byte.
+        let builder = Sandbox::builder().scratch("/tmp", 4096).file("/tmp/a", "text");
+        builder.load(program()).unwrap().snapshot().unwrap().save(&path).unwrap();
+        let limited = |bytes| Snapshot::loader().scratch_limit(bytes).load(&path);
+        assert!(error(limited(4095)).to_string().contains("4096 bytes, and 4095 are allowed"));
+        limited(4096).unwrap();
+    }
+
+    fn a_process_larger_than_it_may_be_is_refused_before_it_is_read() {
+        isolated("saved::a_process_larger_than_it_may_be_is_refused_before_it_is_read", || {
+            let folder = TempDir::new().unwrap();
+            let path = folder.path().join("snapshot");
+            let program = Guest::from_bytes("ends", GuestFile::program(&[0xf4]).to_bytes()).unwrap();
+            Sandbox::builder().load(program).unwrap().snapshot().unwrap().save(&path).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            static LARGE: [u8; 96 << 20] = [0; 96 << 20];
+            std::fs::write(&path, forge(&bytes, |contents, _| contents.process = &LARGE)).unwrap();
+            let before = read_so_far();
+            let refused = error(load(&path));
+            let read = read_so_far() - before;
+            assert_eq!(refused.kind(), ErrorKind::InvalidSnapshot);
+            let text = refused.to_string();
+            assert!(text.contains("`process length` is 100663296 bytes"), "{text}");
+            assert!(text.contains("Loader::scratch_limit or Loader::file_limit"), "{text}");
+            assert!(read < 1 << 20, "{read} bytes were read");
+            // So is one whose few bytes would become many: five million mappings that it claims to have
+            // started with, of seven bytes each.
+            static CLAIMS: [u8; 40 << 20] = {
+                let mut bytes = [0; 40 << 20];
+                [bytes[1], bytes[2], bytes[3], bytes[4]] = [0xc0, 0x96, 0xb1, 0x02];
+                bytes
+            };
+            let claims = folder.path().join("claims");
+            std::fs::write(&claims, forge(&bytes, |contents, _| contents.process = &CLAIMS)).unwrap();
+            let before = peak();
+            let refused = error(load(&claims));
+            assert!(refused.to_string().contains("take more memory than they may"), "{refused}");
+            // What is read, and less than they would have taken.
+            let grown = peak() - before;
+            assert!(grown < 200 << 10, "{grown} KiB");
+            // Whoever allows it is told what it is.
+            let refused = error(Snapshot::loader().file_limit(96 << 20).load(&path));
+            assert!(refused.to_string().contains("its `process` is none"), "{refused}");
+        });
     }
 
     fn memory_in_very_many_pieces_is_saved_and_comes_back_and_takes_no_more_than_it_has() {

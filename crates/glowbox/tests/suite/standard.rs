@@ -308,6 +308,7 @@ tests! {
                 .host_function("weekday", || "Tuesday".to_string())
                 .host_function("double", |_: u32| -> Result<u32, glowbox::HostError> { Ok(1) })
                 .host_function("back", || ())
+                .scratch_limit(1 << 20)
                 .load(&path)
                 .unwrap();
             for _ in 0..3 {

@@ -63,6 +63,14 @@ impl Content {
         self.cost
     }
 
+    /// Bytes that it keeps in memory without a cost.
+    pub(super) fn kept(&self) -> u64 {
+        match &self.data {
+            Data::Whole(bytes) => bytes.0.len() as u64,
+            Data::Chunks(_) => 0,
+        }
+    }
+
     /// Reads from an offset on: as much as there is.
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> usize {
         let Some(left) = self.size.checked_sub(offset) else { return 0 };

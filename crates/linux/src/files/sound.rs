@@ -19,7 +19,7 @@ impl Files {
             && self.mounts_are_sound()
             && self.place_is_sound(&self.current, true)
             && self.umask <= 0o777
-            && self.nodes_are_sound()
+            && self.nodes_are_sound(limits)
             && self.descriptors_are_sound(limits)
             && self.pipes_are_sound(limits)
     }
@@ -98,7 +98,7 @@ impl Files {
                 .is_some_and(|mount| matches!(mount.root, Place::Host(_)))
     }
 
-    fn nodes_are_sound(&self) -> bool {
+    fn nodes_are_sound(&self, limits: &Limits) -> bool {
         let mut names: BTreeMap<Ino, u32> = BTreeMap::new();
         let mut parents: BTreeMap<Ino, (Ino, &Name)> = BTreeMap::new();
         let mut used = [0_u64; 2];
@@ -133,6 +133,7 @@ impl Files {
         scratch == self.tree.scratch.used
             && scratch <= self.tree.scratch.limit
             && anonymous == self.tree.anonymous.used
+            && self.tree.anonymous.limit <= limits.buffered
             && self.links_are_sound(&names, &parents)
     }
 

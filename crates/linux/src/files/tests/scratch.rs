@@ -319,6 +319,8 @@ fn a_process_whose_account_is_wrong_is_not_sound() {
     };
     assert!(!spoiled(&|files| files.tree.scratch.used -= 1));
     assert!(!spoiled(&|files| files.tree.scratch.limit = 0));
+    assert!(spoiled(&|files| files.tree.anonymous.limit = limits.buffered));
+    assert!(!spoiled(&|files| files.tree.anonymous.limit = limits.buffered + 1));
     assert!(!spoiled(&|files| files.current = Place::Memory(1 << 40)));
     assert!(!spoiled(&|files| files.umask = 0o1000));
     assert!(!spoiled(&|files| {

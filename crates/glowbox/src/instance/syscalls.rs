@@ -8,7 +8,7 @@ use glowbox_core::registers::Registers;
 use glowbox_linux::space::ADDRESSES_END;
 use glowbox_linux::{Event, Next, Streams};
 use glowbox_machine::interrupt::NO_DEADLINE;
-use glowbox_machine::{Exit, MachineError, SegmentBases, supervisor};
+use glowbox_machine::{Exit, SegmentBases, supervisor};
 
 use super::{Instance, write_record};
 use crate::process::ExitStatus;
@@ -16,8 +16,6 @@ use crate::{Error, ErrorKind};
 
 /// How long a sleeping guest's thread goes without looking whether it is to stop.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// `SIGSEGV`.
-const SEGV: i32 = 11;
 /// Level of what a guest writes to a stream that goes to the log.
 const INFO: u32 = 3;
 
@@ -50,13 +48,13 @@ impl Instance {
                         let bases = bases.map(|bases| SegmentBases { fs: bases.fs, gs: bases.gs });
                         let bases = bases.map_or_else(|| self.lease.bases(), Ok);
                         let done = bases.and_then(|bases| self.lease.proceed(&registers, bases));
-                        done.map_err(|error| self.stopped_by(error))?;
+                        done.map_err(Error::of_machine)?;
                     }
                     break;
                 }
                 Next::Enter(state) => {
                     self.lease.install(&state);
-                    self.lease.start(&state).map_err(|error| self.stopped_by(error))?;
+                    self.lease.start(&state).map_err(Error::of_machine)?;
                     break;
                 }
                 Next::Sleep { until, streams } => {
@@ -141,18 +139,6 @@ impl Instance {
                 Ok(ExitStatus::of_signal(signal, Some(Box::new(fault.clone()))))
             }
             _ => Err(error),
-        }
-    }
-
-    /// Why a guest does not go on whose state could not be set. The host sets none that a backend lacks: it
-    /// is one that the guest has given itself, such as segment bases in the upper half of the addresses, and
-    /// its own fault.
-    fn stopped_by(&mut self, error: MachineError) -> Error {
-        match error {
-            MachineError::Unsupported { .. } => {
-                self.ended(Next::Killed { signal: SEGV, exception: None })
-            }
-            other => Error::of_machine(other),
         }
     }
 

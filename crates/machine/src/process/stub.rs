@@ -286,6 +286,11 @@ fn header() -> Vec<u8> {
     bytes
 }
 
+/// How far down from the end the kernel may put a stack, by 4 Mi pages, and room for the stack itself.
+const STACKS: u64 = (1 << 34) + (1 << 30);
+const _: () =
+    assert!(AREA.end <= END - STACKS, "where the kernel puts a stack a program can't be started");
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,13 +302,6 @@ mod tests {
         assert_eq!(header().len(), 120);
         let size = MOST * 64 + data().pieces.len() as u64;
         assert!(size < DATA, "{size} bytes of data");
-    }
-
-    #[test]
-    fn its_place_is_not_where_the_kernel_puts_stacks() {
-        // 4 Mi pages, as far as it may go down, and room for the stack.
-        const STACKS: u64 = (1 << 34) + (1 << 30);
-        assert!(AREA.end <= END - STACKS);
     }
 
     #[test]

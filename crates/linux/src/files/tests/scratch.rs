@@ -87,6 +87,36 @@ fn names_cost_too() {
     files.saved();
 }
 
+/// A snapshot's process may take four times as much when it is decoded as it may take in its file.
+#[test]
+fn a_full_directory_can_be_loaded_whatever_fills_it() {
+    type Make = fn(&mut Fixture, &str) -> Result<(), Errno>;
+    let fill: [(&str, Make); 4] = [
+        ("files", |files, name| files.put(name, b"")),
+        ("directories", Fixture::mkdir),
+        ("links", |files, name| files.link("a", name)),
+        ("names", |files, name| {
+            let (parts, mut around) = files.parts();
+            let base = parts.current.clone();
+            let found = parts.resolve(around.grants, &base, b"file", false)?.existing()?;
+            parts.make_hard_link(&mut around, found, &base, name.as_bytes())
+        }),
+    ];
+    let limit = 1 << 20;
+    for (what, make) in fill {
+        let mut files = scratch(limit);
+        files.put("file", b"").unwrap();
+        let made =
+            (0..).take_while(|number| make(&mut files, &format!("{number:x}")).is_ok()).count();
+        assert!(made > 1000, "{made} {what}");
+        let bytes = postcard::to_allocvec(&files.files).unwrap();
+        let room = usize::try_from(4 * limit).unwrap();
+        assert!(bytes.len() < room / 4, "{made} {what} are {} bytes", bytes.len());
+        let loaded = glowbox_abi::wire::decode_all_within::<Files>(&bytes, room);
+        assert!(loaded.is_ok(), "{made} {what}: {:?}", loaded.err());
+    }
+}
+
 #[test]
 fn a_sparse_file_costs_only_what_is_written() {
     let mut files = scratch(64 << 10);

@@ -37,6 +37,8 @@ pub struct GuestMemory {
     pub(crate) restored_at: Option<Moment>,
     /// Restores in a row that did not ask the system.
     pub(crate) unasked: u8,
+    /// Whether the last answer came by `PAGEMAP_SCAN`.
+    pub(crate) was_scanned: bool,
     /// Whether restores ask the system even if nothing can be new, and check that.
     pub(crate) always_asks: bool,
     /// Whether the last restore wanted to drop pages and could not.
@@ -124,6 +126,7 @@ impl GuestMemory {
             notes: Vec::new(),
             restored_at: None,
             unasked: 0,
+            was_scanned: false,
             always_asks: cfg!(debug_assertions),
             drop_failed: false,
             found: Vec::new(),

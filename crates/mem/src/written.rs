@@ -67,6 +67,11 @@ const ENTRIES: usize = 8192;
 /// Set when the kernel has turned out not to know `PAGEMAP_SCAN`.
 static NO_SCAN: AtomicBool = AtomicBool::new(false);
 
+/// Whether the kernel is asked by `PAGEMAP_SCAN`, for all that is known.
+pub(crate) fn scans() -> bool {
+    !NO_SCAN.load(Ordering::Relaxed)
+}
+
 /// Finds the private pages among those from `first` to the end of `memory`, and writes them to
 /// `found` as ascending ranges of page numbers.
 ///
@@ -81,7 +86,7 @@ pub(crate) fn find(
 ) -> io::Result<()> {
     found.clear();
     let pagemap = pagemap()?;
-    if !NO_SCAN.load(Ordering::Relaxed) {
+    if scans() {
         match scan(pagemap, memory, first, was_not_zero, found) {
             // Also EINVAL: a kernel that knows the request but not these categories.
             Err(error)

@@ -363,7 +363,9 @@ impl Tracer<'_> {
                     entering = !entering;
                 }
                 SIGNAL => {
-                    assert_eq!(self.channel.said(), Said::End);
+                    let plan = self.plan.map_or(String::new(), |plan| plan.to_string());
+                    let said = self.channel.said();
+                    assert_eq!(said, Said::End, "{plan}: {}", self.channel.text());
                     return true;
                 }
                 INJECTED_SIGNAL => {}

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use glowbox::{ErrorKind, Guest, Sandbox};
+use glowbox::{CallOptions, ErrorKind, Guest, Sandbox};
 use glowbox_abi::CALL_PORT;
 use glowbox_abi::mailbox::{FROM_GUEST_OFFSET, FromGuestKind};
 use glowbox_core::elf::Program;
@@ -97,8 +97,10 @@ fn sandbox(guest: &Guest) -> Sandbox {
     Sandbox::builder().deadline(Duration::from_millis(100)).build(guest.clone()).expect("a sandbox")
 }
 
+/// An honest call, on a machine that may be busy with something else.
 pub(crate) fn honest(sandbox: &mut Sandbox) -> u8 {
-    sandbox.call(HONEST, ()).expect("an honest call")
+    let options = CallOptions::new().deadline(Duration::from_secs(10));
+    sandbox.call_with(&options, HONEST, ()).expect("an honest call")
 }
 
 /// Something of every class: opcodes, software interrupts, ports, random bytes.

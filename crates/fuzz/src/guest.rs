@@ -435,10 +435,6 @@ fn load_register(code: &mut Vec<u8>, register: u8, value: u64) {
 
 /// The guest: it calls out, and again, so that the host sees in between what it finds; then comes an input.
 fn file() -> GuestFile {
-    let segment = |address, flags, bytes: Vec<u8>| {
-        let size = bytes.len() as u64;
-        Segment { address, flags, bytes, size }
-    };
     let mut code = vec![FILLER; place(INPUT - CODE) + INPUT_SIZE];
     // out PORT, al; mov eax, ds; mov ebx, es; mov ecx, fs; mov edx, gs; out PORT, al; jmp INPUT
     let mut first = vec![0xe6, CALL_PORT, 0x8c, 0xd8, 0x8c, 0xc3, 0x8c, 0xe1, 0x8c, 0xea];
@@ -449,9 +445,9 @@ fn file() -> GuestFile {
     code[..first.len()].copy_from_slice(&first);
     let mut file = GuestFile::of_code(&[]);
     file.segments = vec![
-        segment(CODE, R | X, code),
-        segment(CONSTANTS, R, vec![0x5a; 4096]),
-        segment(DATA, R | W, vec![0; 4 << 12]),
+        Segment::of(CODE, R | X, code),
+        Segment::of(CONSTANTS, R, vec![0x5a; 4096]),
+        Segment::of(DATA, R | W, vec![0; 4 << 12]),
     ];
     file
 }

@@ -125,8 +125,8 @@ impl GuestMemory {
         self.find_written(from / PAGE, was_not_zero, found)
             .map_err(|source| RestoreError::Unknown { source })?;
         // The older way takes pages of zeros that have only been read for private ones.
-        let same_way =
-            std::mem::replace(&mut self.was_scanned, written::scans()) == written::scans();
+        let scans = written::scans();
+        let same_way = std::mem::replace(&mut self.was_scanned, scans) == scans;
         if no_others && same_way {
             let mut notes = self.notes.iter().filter(|note| known(note)).map(|(page, _)| *page);
             let expected = |page: usize| notes.any(|noted| noted == page);

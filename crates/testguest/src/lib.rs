@@ -41,6 +41,13 @@ pub struct Segment {
     pub size: u64,
 }
 
+impl Segment {
+    /// A segment all of whose bytes are in the file.
+    pub fn of(address: u64, flags: u32, bytes: Vec<u8>) -> Segment {
+        Segment { address, flags, size: bytes.len() as u64, bytes }
+    }
+}
+
 /// A function record in the file.
 #[derive(Debug, Clone)]
 pub struct Record {

@@ -230,19 +230,13 @@ pub(crate) fn distinct() -> Registers {
 }
 
 fn guest_file(code: &[u8]) -> GuestFile {
-    let segment = |address, flags, bytes: Vec<u8>| Segment {
-        address,
-        flags,
-        size: bytes.len() as u64,
-        bytes,
-    };
     let mut code = code.to_vec();
     code.resize(SIZE, FILLER);
     let mut file = GuestFile::of_code(&[]);
     file.segments = vec![
-        segment(CODE, R | X, code),
-        segment(CONSTANTS, R, vec![CONSTANT; SIZE]),
-        segment(DATA, R | W, vec![0; SIZE]),
+        Segment::of(CODE, R | X, code),
+        Segment::of(CONSTANTS, R, vec![CONSTANT; SIZE]),
+        Segment::of(DATA, R | W, vec![0; SIZE]),
     ];
     file
 }

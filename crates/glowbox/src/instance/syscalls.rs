@@ -182,21 +182,22 @@ impl Instance {
 
 /// An exit as an event in a Linux process; `None` for those that end it.
 fn event(exit: &Exit) -> Option<Event> {
-    // As the calling code sees it: RCX is where `syscall` returns to, R11 its flags.
-    let syscall = |at: &Registers| Event::Syscall(Registers { rip: at.rcx, rflags: at.r11, ..*at });
+    // As the calling code sees it: RCX is where `syscall` returns to, R11 its flags. A guest may also have jumped
+    // to where that enters ring 0, with anything in RCX: what no instruction of it can lie before is no return
+    // address, and the jump is the fault that it looks like.
+    let syscall = |at: &Registers| {
+        let event = Event::Syscall(Registers { rip: at.rcx, rflags: at.r11, ..*at });
+        (at.rcx < ADDRESSES_END).then_some(event)
+    };
     match exit {
-        Exit::Syscall(registers) => (registers.rcx < ADDRESSES_END).then(|| syscall(registers)),
-        // Where `syscall` does not enter ring 0 (docs/kvm.md). A guest may also have jumped there, with
-        // anything in RCX: what no instruction of it can lie before is no return address, and the jump is
-        // the fault that it looks like.
-        Exit::Exception(exception)
-            if exception.address == Some(supervisor::SYSCALL_ENTRY.0)
-                && exception.registers.rip == supervisor::SYSCALL_ENTRY.0
-                && exception.registers.rcx < ADDRESSES_END =>
-        {
-            Some(syscall(&exception.registers))
+        Exit::Syscall(registers) => syscall(registers),
+        Exit::Exception(exception) => {
+            // Where `syscall` does not enter ring 0 (docs/kvm.md).
+            let entry = supervisor::SYSCALL_ENTRY.0;
+            let is_there = exception.address == Some(entry) && exception.registers.rip == entry;
+            let call = if is_there { syscall(&exception.registers) } else { None };
+            call.or(Some(Event::Exception(**exception)))
         }
-        Exit::Exception(exception) => Some(Event::Exception(**exception)),
         Exit::Tick(registers) => Some(Event::Tick(**registers)),
         _ => None,
     }

@@ -344,11 +344,22 @@ pub(crate) fn place(gpa: u64) -> usize {
     usize::try_from(gpa).expect("guest memory fits")
 }
 
+/// Code with these cases behind it, each in so many bytes.
+pub(crate) fn with_cases(mut code: Vec<u8>, cases: &[Vec<u8>], size: usize) -> Vec<u8> {
+    for case in cases {
+        let end = code.len() + size;
+        code.extend(&case[..case.len().min(size)]);
+        code.resize(end, 0xcc);
+    }
+    // Whole, since what runs from one case into the next is code as well.
+    spared(&code).into_owned()
+}
+
 /// Code without what QEMU itself does wrong, where `GLOWBOX_HOSTILE_SPARE_QEMU` is set: QEMU 10.0 executes
 /// in ring 3 a `mov` to CS, and takes one to the segment registers six and seven, which there are not, for
 /// LDTR and TR; everywhere else they are `#UD`. And it ends itself by assertions where a VEX prefix says
 /// 256 bits of an instruction that has but 128, as `vroundss` and `vpinsrb`, and at a `vpinsrw` of MMX.
-pub(crate) fn spared(code: &[u8]) -> Cow<'_, [u8]> {
+fn spared(code: &[u8]) -> Cow<'_, [u8]> {
     static SPARE: LazyLock<bool> =
         LazyLock::new(|| std::env::var_os("GLOWBOX_HOSTILE_SPARE_QEMU").is_some());
     if !*SPARE {
@@ -395,17 +406,11 @@ fn has_128_bits(map: u8, opcode: u8) -> bool {
 }
 
 fn guest_file() -> GuestFile {
-    let segment = |address, flags, byte, size: usize| Segment {
-        address,
-        flags,
-        bytes: vec![byte; size],
-        size: size as u64,
-    };
     let mut file = GuestFile::of_code(&[]);
     file.segments = vec![
-        segment(CODE, R | X, FILLER, CODE_SIZE),
-        segment(CONSTANTS, R, 0x5a, 4096),
-        segment(DATA, R | W, 0, DATA_SIZE),
+        Segment::of(CODE, R | X, vec![FILLER; CODE_SIZE]),
+        Segment::of(CONSTANTS, R, vec![0x5a; 4096]),
+        Segment::of(DATA, R | W, vec![0; DATA_SIZE]),
     ];
     file
 }

@@ -13,9 +13,9 @@ use glowbox_machine::supervisor::SYSCALL_ENTRY;
 use glowbox_testguest::{CODE, GuestFile, R, Segment, W, X};
 
 use crate::generate::{Harmless, MAPS, PREFIXES, Random};
-use crate::ground::spared;
-use crate::sandboxes::{self, levels};
-use crate::support::{alone, factor, seed, tried};
+use crate::ground::with_cases;
+use crate::sandboxes;
+use crate::support::{alone, check_growth, factor, seed, tried};
 
 /// Bytes of a case's code.
 const SNIPPET: usize = 256;
@@ -91,23 +91,10 @@ fn beginning() -> Vec<u8> {
 
 /// The program with these cases.
 fn program(cases: &[Vec<u8>]) -> Guest {
-    let mut code = beginning();
-    for case in cases {
-        let end = code.len() + SNIPPET;
-        code.extend(&case[..case.len().min(SNIPPET)]);
-        code.resize(end, 0xcc);
-    }
-    // Whole, since what runs from one case into the next is code as well.
-    let code = spared(&code).into_owned();
+    let code = with_cases(beginning(), cases, SNIPPET);
     let mut file = GuestFile::program(&[]);
-    let segment = |address, flags, bytes: Vec<u8>| Segment {
-        address,
-        flags,
-        size: bytes.len() as u64,
-        bytes,
-    };
     let data = vec![0; usize::from(DATA_SIZE)];
-    file.segments = vec![segment(CODE, R | X, code), segment(DATA, R | W, data)];
+    file.segments = vec![Segment::of(CODE, R | X, code), Segment::of(DATA, R | W, data)];
     Guest::from_bytes("attacks", file.to_bytes()).expect("a program")
 }
 
@@ -336,18 +323,7 @@ tests! {
 
     fn the_host_does_not_grow_however_many_programs_attack() {
         alone("programs::the_host_does_not_grow_however_many_programs_attack", || {
-            let round = |number: u64| CLASSES.iter().for_each(|class| attack(class, number, 50));
-            // As with sandboxes.
-            let _ = glowbox_mem::tracking();
-            round(100);
-            std::thread::sleep(Duration::from_millis(100));
-            let before = levels();
-            (101..104).for_each(round);
-            std::thread::sleep(Duration::from_millis(100));
-            let after = levels();
-            assert_eq!(after[0], before[0], "descriptors: {before:?}, {after:?}");
-            assert!(after[1] <= before[1] + 8, "mappings: {before:?}, {after:?}");
-            assert!(after[2] <= before[2] + (16 << 10), "resident KiB: {before:?}, {after:?}");
+            check_growth(100, |number| CLASSES.iter().for_each(|class| attack(class, number, 50)));
         });
     }
 }

@@ -16,8 +16,8 @@ use glowbox_core::registers::Registers;
 use glowbox_testguest::{CODE, GuestFile, R, Record, Segment, W, X};
 
 use crate::generate::{MAPS, PREFIXES, Random};
-use crate::ground::{Ground, spared};
-use crate::support::{alone, factor, seed, tried};
+use crate::ground::{Ground, with_cases};
+use crate::support::{alone, check_growth, factor, seed, tried};
 
 /// Bytes of a function's code, and of its record: a record's offset leads to the code.
 const SNIPPET: usize = 48;
@@ -72,21 +72,10 @@ pub(crate) fn guest(cases: &[Vec<u8>]) -> Guest {
     code.push(0xe9);
     code.extend(back.to_le_bytes());
     code.resize(snippets + SNIPPET, 0xcc);
-    for case in cases {
-        let end = code.len() + SNIPPET;
-        code.extend(&case[..case.len().min(SNIPPET)]);
-        code.resize(end, 0xcc);
-    }
-    // Whole, since what runs from one function into the next is code as well.
-    let code = spared(&code).into_owned();
+    let code = with_cases(code, cases, SNIPPET);
     let mut file = GuestFile::of_code(&[]);
-    let segment = |address, flags, bytes: Vec<u8>| Segment {
-        address,
-        flags,
-        size: bytes.len() as u64,
-        bytes,
-    };
-    file.segments = vec![segment(CODE, R | X, code), segment(COUNTER, R | W, vec![0; 4096])];
+    file.segments =
+        vec![Segment::of(CODE, R | X, code), Segment::of(COUNTER, R | W, vec![0; 4096])];
     let exports = file.exports.as_mut().expect("records");
     exports.push(Record::function(HONEST, SIGNATURE));
     exports.extend((0..cases.len()).map(|case| Record::function(&name(case), SIGNATURE)));
@@ -150,16 +139,6 @@ fn attack(class: &'static str, seed: u64, streams: usize) {
     }
 }
 
-/// Open descriptors, mappings, and resident KiB of this process.
-pub(crate) fn levels() -> [usize; 3] {
-    let descriptors = std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
-    let mappings = std::fs::read_to_string("/proc/self/maps").expect("mappings").lines().count();
-    let status = std::fs::read_to_string("/proc/self/status").expect("the status");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
-    let resident = resident.trim().trim_end_matches(" kB").parse().expect("a number");
-    [descriptors, mappings, resident]
-}
-
 tests! {
     fn hostile_code_ends_in_an_error_and_is_gone_after_a_reset() {
         let test = "hostile_code_ends_in_an_error_and_is_gone_after_a_reset";
@@ -169,28 +148,14 @@ tests! {
 
     fn the_host_does_not_grow_however_many_guests_attack() {
         alone("sandboxes::the_host_does_not_grow_however_many_guests_attack", || {
-            let round = |number: u64| {
+            check_growth(1, |number| {
                 attack("hostile code in sandboxes", number, 100);
                 let mut ground = Ground::new();
                 for _ in 0..500 {
                     ground.run(&Random::new(number).bytes(64), &Registers::default());
                 }
                 drop(ground);
-            };
-            // The pool, the allocator and the watchdog have what they need after the first. The page map of
-            // this process is opened once, on some backends later.
-            let _ = glowbox_mem::tracking();
-            round(1);
-            // The ground's watching thread notices the end of its own within some milliseconds.
-            std::thread::sleep(Duration::from_millis(100));
-            let before = levels();
-            (2..5).for_each(round);
-            std::thread::sleep(Duration::from_millis(100));
-            let after = levels();
-            assert_eq!(after[0], before[0], "descriptors: {before:?}, {after:?}");
-            // Stacks and heaps of threads that have ended are kept for the next ones.
-            assert!(after[1] <= before[1] + 8, "mappings: {before:?}, {after:?}");
-            assert!(after[2] <= before[2] + (16 << 10), "resident KiB: {before:?}, {after:?}");
+            });
         });
     }
 }

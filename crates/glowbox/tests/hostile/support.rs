@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::topics::in_own_process;
 pub(crate) use crate::topics::leave_out;
@@ -58,4 +59,32 @@ pub(crate) fn seed(test: &str) -> u64 {
 pub(crate) fn factor() -> u64 {
     let text = std::env::var("GLOWBOX_HOSTILE").ok();
     text.map_or(1, |text| text.parse().expect("GLOWBOX_HOSTILE is a number"))
+}
+
+/// Open descriptors, mappings, and resident KiB of this process.
+fn levels() -> [usize; 3] {
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
+    let mappings = std::fs::read_to_string("/proc/self/maps").expect("mappings").lines().count();
+    let status = std::fs::read_to_string("/proc/self/status").expect("the status");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    let resident = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+    [descriptors, mappings, resident]
+}
+
+/// Checks that this process has no more descriptors, mappings and memory after three rounds than after a first one.
+pub(crate) fn check_growth(first: u64, round: impl Fn(u64)) {
+    // The pool, the allocator and the watchdog have what they need after the first. The page map of this
+    // process is opened once, on some backends later.
+    let _ = glowbox_mem::tracking();
+    round(first);
+    // Watching threads notice the end of what they watch within some milliseconds.
+    std::thread::sleep(Duration::from_millis(100));
+    let before = levels();
+    (first + 1..first + 4).for_each(round);
+    std::thread::sleep(Duration::from_millis(100));
+    let after = levels();
+    assert_eq!(after[0], before[0], "descriptors: {before:?}, {after:?}");
+    // Stacks and heaps of threads that have ended are kept for the next ones.
+    assert!(after[1] <= before[1] + 8, "mappings: {before:?}, {after:?}");
+    assert!(after[2] <= before[2] + (16 << 10), "resident KiB: {before:?}, {after:?}");
 }

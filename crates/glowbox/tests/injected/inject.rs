@@ -333,8 +333,12 @@ impl Tracer<'_> {
         }
     }
 
+    fn planned(&self) -> String {
+        self.plan.map_or("no fault".to_string(), |plan| plan.to_string())
+    }
+
     fn fail(&self, failures: &mut Vec<String>, text: &str) {
-        let plan = self.plan.map_or("no fault".to_string(), |plan| plan.to_string());
+        let plan = self.planned();
         failures.push(format!("{plan}: {text}"));
     }
 
@@ -365,9 +369,8 @@ impl Tracer<'_> {
                     entering = !entering;
                 }
                 SIGNAL => {
-                    let plan = self.plan.map_or(String::new(), |plan| plan.to_string());
                     let said = self.channel.said();
-                    assert_eq!(said, Said::End, "{plan}: {}", self.channel.text());
+                    assert_eq!(said, Said::End, "{}: {}", self.planned(), self.channel.text());
                     return true;
                 }
                 INJECTED_SIGNAL => {}

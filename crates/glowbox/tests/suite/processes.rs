@@ -37,7 +37,7 @@ fn read(process: i32, file: &str) -> std::io::Result<String> {
 }
 
 /// Code of guests lies below, and no code of a Linux program does that the system has placed.
-const GUESTS_END: u64 = 512 << 30;
+const LAYOUTS_END: u64 = 512 << 30;
 
 /// The only architecture whose system calls the host makes.
 const X86_64: u32 = 0xc000_003e;
@@ -63,7 +63,7 @@ fn end_who_calls_from_guests_addresses() {
         statement(equal, X86_64, 0, 2),
         // The upper half of the instruction pointer.
         statement(load, 12, 0, 0),
-        statement(jump, u32::try_from(GUESTS_END >> 32).unwrap(), 1, 0),
+        statement(jump, u32::try_from(LAYOUTS_END >> 32).unwrap(), 1, 0),
         statement(end, libc::SECCOMP_RET_KILL_PROCESS, 0, 0),
         statement(end, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
@@ -118,7 +118,7 @@ tests! {
             let Some(engine) = engine() else { return };
             // Such a call does end a process.
             let guests = 4 << 30;
-            let others = usize::try_from(GUESTS_END + guests).unwrap();
+            let others = usize::try_from(LAYOUTS_END + guests).unwrap();
             let status = in_fork(|| call_from(usize::try_from(guests).unwrap(), 110, [0x0f, 0x05]));
             assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS, "{status}");
             assert_eq!(in_fork(|| call_from(others, 110, [0x0f, 0x05])), 0);
